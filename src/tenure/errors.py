@@ -1,0 +1,179 @@
+"""Every error that Tenure raises on purpose.
+
+    TenureError
+    ├── UsageError               the request itself is wrong; repeating it cannot help
+    │   ├── InvalidName
+    │   ├── InvalidArgument
+    │   ├── PlaybookError        names file, line and field
+    │   └── TooLarge
+    ├── NotFound
+    ├── AlreadyExists
+    ├── Conflict                 the thing is in a state that does not allow this now
+    ├── Unauthenticated
+    ├── Forbidden
+    ├── ServerUnreachable        no server answers at the address
+    ├── SetupError               the machine lacks something; `tenure doctor` says what
+    ├── CommandTimeout
+    ├── DiskFull
+    ├── DatabaseError            PostgreSQL refused a statement (message is PostgreSQL's)
+    ├── EgressDenied
+    ├── LeaseLost                this worker no longer holds the run: stop at once
+    ├── SandboxError
+    │   └── SandboxDead
+    ├── VolumeError
+    ├── DoorError
+    │   └── DoorClosed
+    └── InternalError            a bug in Tenure, or a part that broke in a way nobody foresaw
+
+Each has a stable `code` (what programs compare), a `message` (what happened), a `hint` (what a person can try),
+`retryable` (whether the same call may succeed later) and an `http_status`. The CLI prints, and the API returns, the
+same four things; `from_payload` turns the API's answer into the same class again on the client's side.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class TenureError(Exception):
+    """Base of all. `hint` may be given per raise; the class's own hint is the fallback."""
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+        self.details: dict[str, Any] = details or {}
+
+    def to_payload(self) -> dict[str, Any]:
+        """The JSON shape of the error: `{"error": {code, message, hint, retryable, details}}`."""
+        return {
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "hint": self.hint,
+                "retryable": self.retryable,
+                "details": self.details,
+            }
+        }
+
+
+class UsageError(TenureError):
+    code, http_status, exit_code = "usage", 422, 2
+
+
+class InvalidName(UsageError):
+    code = "invalid_name"
+    default_hint = "Names are 1 to 40 characters: a-z, 0-9 and '-', beginning with a letter, not ending with '-'."
+
+
+class InvalidArgument(UsageError):
+    code = "invalid_argument"
+
+
+class PlaybookError(UsageError):
+    code = "invalid_playbook"
+
+
+class TooLarge(UsageError):
+    code, http_status = "too_large", 413
+
+
+class NotFound(TenureError):
+    code, http_status, exit_code = "not_found", 404, 3
+
+
+class AlreadyExists(TenureError):
+    code, http_status, exit_code = "already_exists", 409, 4
+
+
+class Conflict(TenureError):
+    code, http_status, exit_code = "conflict", 409, 4
+
+
+class Unauthenticated(TenureError):
+    code, http_status, exit_code = "unauthenticated", 401, 5
+    default_hint = "The token did not match. The server's own is in TENURE_HOME/token (readable by its owner only)."
+
+
+class Forbidden(TenureError):
+    code, http_status, exit_code = "forbidden", 403, 5
+
+
+class ServerUnreachable(TenureError):
+    code, http_status, exit_code, retryable = "server_unreachable", 503, 6, True
+    default_hint = "Start it with `tenure up`; `tenure status` and `tenure doctor` say more."
+
+
+class SetupError(TenureError):
+    code, exit_code = "setup", 7
+    default_hint = "`tenure doctor` lists what is missing; `tenure setup` installs it."
+
+
+class CommandTimeout(TenureError):
+    code, http_status, exit_code, retryable = "timeout", 504, 8, True
+
+
+class DiskFull(TenureError):
+    code, http_status, exit_code = "disk_full", 507, 9
+    default_hint = "Delete files in the office, or give it a larger disk with `tenure agent create --disk`."
+
+
+class DatabaseError(TenureError):
+    code, http_status = "database", 422
+
+
+class EgressDenied(TenureError):
+    code, http_status, exit_code = "egress_denied", 403, 5
+
+
+class LeaseLost(TenureError):
+    code, http_status = "lease_lost", 409
+    default_hint = "Another worker holds this run now; nothing is lost."
+
+
+class SandboxError(TenureError):
+    code, retryable = "sandbox", True
+
+
+class SandboxDead(SandboxError):
+    code = "sandbox_dead"
+    default_hint = "The next command starts it again from its volume; `tenure logs AGENT` says how it ended."
+
+
+class VolumeError(TenureError):
+    code = "volume"
+
+
+class DoorError(TenureError):
+    code, http_status, retryable = "door", 502, True
+
+
+class DoorClosed(DoorError):
+    code = "door_closed"
+
+
+class InternalError(TenureError):
+    code = "internal"
+    default_hint = "This is a bug in Tenure. The server's log (`tenure logs --server`) has the details."
+
+
+def _tree(cls: type[TenureError]) -> list[type[TenureError]]:
+    return [cls, *(found for child in cls.__subclasses__() for found in _tree(child))]
+
+
+def by_code() -> dict[str, type[TenureError]]:
+    """All error classes by their stable code."""
+    return {cls.code: cls for cls in _tree(TenureError)}
+
+
+def from_payload(payload: dict[str, Any]) -> TenureError:
+    """The error that `to_payload` described; an unknown code becomes `InternalError`."""
+    body = payload.get("error") or {}
+    cls = by_code().get(str(body.get("code")), InternalError)
+    return cls(str(body.get("message", "unknown error")), hint=body.get("hint"), details=body.get("details") or {})

@@ -1,0 +1,75 @@
+"""The one decision point that every entry passes: API, office API, object storage, egress, SSH, work.
+
+For now the local owner may do everything, the worker acts for the owner, and an office may use only its own things.
+Real policies will go in here without touching callers, so callers name actions and resources as those policies will.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tenure.errors import Forbidden
+
+
+class PrincipalKind(StrEnum):
+    OWNER = "owner"
+    WORKER = "worker"
+    OFFICE = "office"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks: known by the token that they showed, or by the door that the call came through."""
+
+    kind: PrincipalKind
+    name: str = ""
+    """For an office the agent's name; empty otherwise."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else str(self.kind)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What is asked for: `kind` is a noun ("agent", "run", "database", "bucket", "object", "egress", "message", "server"),
+    `owner` the agent that it belongs to (empty: the installation), `name` the thing itself."""
+
+    kind: str
+    owner: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.kind, self.owner, self.name) if part)
+
+
+OFFICE_ACTIONS = frozenset(
+    {
+        "agent:read",
+        "database:connect",
+        "object:read",
+        "object:write",
+        "object:delete",
+        "object:list",
+        "egress:connect",
+        "message:create",
+        "run:read",
+    }
+)
+"""What an office may do with its own things."""
+
+
+def is_allowed(principal: Principal, action: str, resource: Resource) -> bool:
+    """The decision itself. Pure."""
+    if principal.kind in (PrincipalKind.OWNER, PrincipalKind.WORKER):
+        return True
+    return action in OFFICE_ACTIONS and principal.name != "" and resource.owner == principal.name
+
+
+def authorize(principal: Principal, action: str, resource: Resource) -> None:
+    """Returns when `principal` may do `action` ("noun:verb") on `resource`. Raises `Forbidden`, saying what was asked."""
+    if not is_allowed(principal, action, resource):
+        raise Forbidden(
+            f"{principal} may not {action} on {resource}.",
+            hint="An office may use only its own database, objects, messages and runs.",
+        )

@@ -1,0 +1,108 @@
+"""Where Tenure keeps things and what it was told by the environment. No other module reads `TENURE_*` variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+DEFAULT_HOME = Path("/var/lib/tenure")
+DEFAULT_PORT = 7800
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything below `home`; a second server with another home on the same machine does not meet the first."""
+
+    home: Path = DEFAULT_HOME
+    port: int = DEFAULT_PORT
+    database_url: str | None = None
+    """DSN of a PostgreSQL for the control database; None means the embedded one under `home`."""
+    pool_bytes: int = 40 * 1024**3
+    """Size of the sparse loop file; it takes disk only as it fills."""
+
+    @classmethod
+    def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
+        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_DATABASE_URL`, `TENURE_POOL_GB`."""
+        env = dict(os.environ) if environ is None else environ
+        return cls(
+            home=Path(env.get("TENURE_HOME") or DEFAULT_HOME).absolute(),
+            port=int(env.get("TENURE_PORT") or DEFAULT_PORT),
+            database_url=env.get("TENURE_DATABASE_URL") or None,
+            pool_bytes=int(float(env.get("TENURE_POOL_GB") or 40) * 1024**3),
+        )
+
+    # --- secrets and sockets of the server ---------------------------------------------------------------------
+    @cached_property
+    def token_file(self) -> Path:
+        return self.home / "token"
+
+    @cached_property
+    def api_socket(self) -> Path:
+        return self.home / "run" / "api.sock"
+
+    @cached_property
+    def run_dir(self) -> Path:
+        """Sockets and pid files: nothing here survives, or needs to survive, a reboot."""
+        return self.home / "run"
+
+    @cached_property
+    def pid_file(self) -> Path:
+        return self.run_dir / "server.pid"
+
+    @cached_property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @cached_property
+    def keys_dir(self) -> Path:
+        """The owner's SSH key for office doors."""
+        return self.home / "keys"
+
+    # --- PostgreSQL ----------------------------------------------------------------------------------------------
+    @cached_property
+    def postgres_tree(self) -> Path:
+        """Copy of the wheel's PostgreSQL, readable by the users that its servers run as."""
+        return self.home / "postgresql"
+
+    @cached_property
+    def control_dir(self) -> Path:
+        """Data directory of the embedded control database."""
+        return self.home / "control"
+
+    # --- pool: images and offices ----------------------------------------------------------------------------------
+    @cached_property
+    def pool_file(self) -> Path:
+        return self.home / "pool.btrfs"
+
+    @cached_property
+    def pool_dir(self) -> Path:
+        """Where the btrfs pool is mounted (or a plain directory, with the directory volume driver)."""
+        return self.home / "pool"
+
+    @cached_property
+    def images_dir(self) -> Path:
+        return self.pool_dir / "images"
+
+    @cached_property
+    def volumes_dir(self) -> Path:
+        return self.pool_dir / "volumes"
+
+    @cached_property
+    def snapshots_dir(self) -> Path:
+        return self.pool_dir / "snapshots"
+
+    # --- sandboxes ---------------------------------------------------------------------------------------------------
+    @cached_property
+    def runsc_root(self) -> Path:
+        return self.home / "run" / "runsc"
+
+    @cached_property
+    def officed_dir(self) -> Path:
+        """Directory with the static `officed` binary; mounted read-only into every office at `/.tenure/bin`."""
+        return self.home / "officed"
+
+    def doorway(self, agent: str) -> Path:
+        """The office's doorway: host sockets that it may connect to; mounted into it at `/.tenure/door`."""
+        return self.run_dir / "doors" / agent

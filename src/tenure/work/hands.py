@@ -1,0 +1,112 @@
+"""The `Hands` contract: how a worker acts inside an agent's office.
+
+Every effect carries an *idempotency key*, chosen before the intent is written to the journal. Repeating a call with
+the same key never repeats the effect: it returns what the first call did, so that after a crash a worker *asks* what
+became of an effect instead of doing it again. Where the answer is lost (the sandbox died while the command ran), the
+state is `LOST`, and the step is reported unverified.
+
+All methods raise `NotFound` for an unknown agent, `ServerUnreachable` while the server is away, `DoorError` when the
+office does not answer, `SandboxError` when it cannot be started. They wake a sleeping office.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class CommandState(StrEnum):
+    ABSENT = "absent"
+    """No command of this key was ever started: starting it is safe."""
+    RUNNING = "running"
+    EXITED = "exited"
+    LOST = "lost"
+    """It was started and did not report an exit: the sandbox died under it. Whether it took effect is unknown."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A shell script to run in the office as its user, in its home unless `cwd` says otherwise."""
+
+    script: str
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    user: str = "agent"
+    timeout_s: float | None = None
+    """After this long the command's process group is ended (SIGTERM, SIGKILL 5 s later); it then reports `timed_out`."""
+
+
+@dataclass(frozen=True)
+class CommandStatus:
+    """`output` is the last part of stdout and stderr together as they came, decoded with replacement, at most 64 KiB;
+    `output_bytes` counts all that was written. `exit_code` is 128 + signal for a command ended by a signal."""
+
+    state: CommandState
+    exit_code: int | None = None
+    timed_out: bool = False
+    output: str = ""
+    output_bytes: int = 0
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True)
+class SqlResult:
+    """`rows` are JSON-ready values, at most `rows_max` of them (`truncated` says so); `status` is PostgreSQL's command tag."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    status: str
+    truncated: bool = False
+    repeated: bool = False
+    """True when the key was known: the stored result of the first time."""
+
+
+class Hands(ABC):
+    @abstractmethod
+    async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
+        """Starts `command` unless `key` is known; returns its status. The command does not depend on the caller: it goes on
+        when worker, server or connection die, and its output and exit are kept in the office until `forget_command`."""
+
+    @abstractmethod
+    async def command_status(self, agent: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
+        """What became of `key`; waits up to `wait_s` (at most 30) for it to leave RUNNING."""
+
+    @abstractmethod
+    async def stop_command(self, agent: str, key: str) -> None:
+        """Ends the command's process group; not an error when it has ended or never was."""
+
+    @abstractmethod
+    async def forget_command(self, agent: str, key: str) -> None:
+        """Drops the record of an ended command, after its result is in the journal."""
+
+    @abstractmethod
+    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+        """Runs statements in the office's database in one transaction. With a `key` the effect happens exactly once: key and
+        result are stored in the same transaction. Raises `DatabaseError`."""
+
+    @abstractmethod
+    async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
+        """Copies the office's file `path` into its object storage; returns `{bucket, name, size_bytes, sha256}`. Idempotent by
+        nature: the object replaces one of the same name. Raises `NotFound` when the file does not exist."""
+
+    @abstractmethod
+    async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
+        """Leaves a message in the owner's inbox, once per `key`."""
+
+    @abstractmethod
+    async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
+        """The first `bytes_max` bytes of a file in the office; None when there is none."""
+
+    @abstractmethod
+    async def reconnect(self, agent: str) -> None:
+        """Rung 4: close the office's door and open it anew."""
+
+    @abstractmethod
+    async def restart(self, agent: str) -> None:
+        """Rung 5: stop the sandbox and start it again on the same volume; running commands become LOST."""
+
+    @abstractmethod
+    async def probe(self, agent: str) -> bool:
+        """Whether the office answers a trivial command within a few seconds. Does not raise."""
