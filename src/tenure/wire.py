@@ -1,0 +1,371 @@
+"""What travels between server and clients: the JSON shapes of the HTTP API, one model each.
+
+Server, SDK and CLI share these, so that a field has one spelling. Requests refuse unknown fields (a typing mistake must
+not pass in silence); answers ignore them (a newer server may say more than an older client knows). Times are aware
+`datetime`s in UTC. Sizes end in `_bytes`, durations in `_s`. Errors are `tenure.errors.TenureError.to_payload`.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+GOAL_CHARS_MAX = 10_000
+PLAYBOOK_CHARS_MAX = 512 * 1024
+SCRIPT_CHARS_MAX = 1024 * 1024
+ARGV_BYTES_MAX = 1024 * 1024
+"""All arguments of a command together; longer data belongs into a file or into stdin."""
+ENV_ENTRIES_MAX = 1000
+STDIN_BYTES_MAX = 16 * 1024 * 1024
+OUTPUT_BYTES_MAX = 1024 * 1024
+"""Per stream, of an `exec` that is answered in one piece; attached commands stream without a limit."""
+STATEMENT_CHARS_MAX = 1024 * 1024
+ROWS_MAX = 100_000
+COMMAND_WAIT_S_MAX = 30.0
+EXEC_TIMEOUT_S_DEFAULT = 600.0
+EXEC_TIMEOUT_S_MAX = 24 * 3600.0
+
+
+class Request(BaseModel):
+    """A body that a client sends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Answer(BaseModel):
+    """A body that the server returns."""
+
+    model_config = ConfigDict(extra="ignore", from_attributes=True)
+
+
+# --- health --------------------------------------------------------------------------------------------------------
+class WorkerInfo(Answer):
+    pid: int
+
+
+class OfficeCounts(Answer):
+    awake: int = 0
+    asleep: int = 0
+
+
+class Health(Answer):
+    """Without a token only `status` is filled."""
+
+    status: str = "ok"
+    version: str | None = None
+    pid: int | None = None
+    started_at: datetime | None = None
+    database: str | None = None
+    """Where the control database is: "embedded", or the host of a DSN, never a password."""
+    workers: list[WorkerInfo] = Field(default_factory=list[WorkerInfo])
+    offices: OfficeCounts = Field(default_factory=OfficeCounts)
+
+
+# --- agents --------------------------------------------------------------------------------------------------------
+class AgentState(StrEnum):
+    AWAKE = "awake"
+    ASLEEP = "asleep"
+    WAKING = "waking"
+    BROKEN = "broken"
+
+
+class AgentRequest(Request):
+    """`POST /v1/agents`. What is None takes the server's default."""
+
+    name: str
+    cpus: float | None = Field(default=None, gt=0, le=256)
+    memory_mb: int | None = Field(default=None, ge=128, le=1024 * 1024)
+    disk_gb: float | None = Field(default=None, gt=0, le=64 * 1024)
+    processes: int | None = Field(default=None, ge=32, le=1_000_000)
+    egress: list[str] = Field(default_factory=list[str], max_length=200)
+    """Presets ("pip", "npm", "apt") or domains ("example.org", "*.example.org"). Empty: nothing leaves the office."""
+
+
+class Limits(Answer):
+    cpus: float
+    memory_mb: int
+    disk_gb: float
+    processes: int
+
+
+class Usage(Answer):
+    disk_bytes: int | None = None
+    memory_bytes: int | None = None
+    processes: int | None = None
+
+
+class Agent(Answer):
+    name: str
+    state: AgentState
+    created_at: datetime
+    image: str
+    limits: Limits
+    egress: list[str] = Field(default_factory=list[str])
+    usage: Usage | None = None
+    hostname: str
+
+
+class AgentList(Answer):
+    agents: list[Agent]
+
+
+class Probe(Answer):
+    ok: bool
+
+
+# --- commands in an office -----------------------------------------------------------------------------------------
+class ExecRequest(Request):
+    """`POST …/exec`: exactly one of `argv` and `script` (a shell script, run by `bash -c`)."""
+
+    argv: list[str] | None = None
+    script: str | None = Field(default=None, max_length=SCRIPT_CHARS_MAX)
+    env: dict[str, str] = Field(default_factory=dict[str, str], max_length=ENV_ENTRIES_MAX)
+    cwd: str | None = None
+    user: str = "agent"
+    stdin_b64: str | None = None
+    timeout_s: float = Field(default=EXEC_TIMEOUT_S_DEFAULT, gt=0, le=EXEC_TIMEOUT_S_MAX)
+
+    @model_validator(mode="after")
+    def _one_command(self) -> ExecRequest:
+        if (self.argv is None) == (self.script is None):
+            raise ValueError("give exactly one of argv and script")
+        if self.argv is not None:
+            if not self.argv or not self.argv[0]:
+                raise ValueError("argv must name a command")
+            if sum(len(arg.encode("utf-8", "surrogateescape")) + 1 for arg in self.argv) > ARGV_BYTES_MAX:
+                raise ValueError(f"argv is longer than {ARGV_BYTES_MAX} bytes")
+        return self
+
+
+class ExecResult(Answer):
+    """`stdout_b64` and `stderr_b64` hold at most `OUTPUT_BYTES_MAX` each (the first part); `*_bytes` count all that
+    was written. `exit_code` is 128 + signal for a command ended by a signal."""
+
+    exit_code: int
+    timed_out: bool = False
+    stdout_b64: str = ""
+    stderr_b64: str = ""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: bool = False
+    duration_s: float | None = None
+
+    @property
+    def stdout_data(self) -> bytes:
+        return base64.b64decode(self.stdout_b64)
+
+    @property
+    def stderr_data(self) -> bytes:
+        return base64.b64decode(self.stderr_b64)
+
+    @property
+    def stdout(self) -> str:
+        """Decoded as UTF-8, with replacement of what is not; `stdout_data` has the bytes."""
+        return self.stdout_data.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_data.decode("utf-8", "replace")
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0 and not self.timed_out
+
+
+class TerminalSize(Request):
+    rows: int = Field(ge=1, le=10_000)
+    cols: int = Field(ge=1, le=10_000)
+
+
+class AttachRequest(Request):
+    """First text frame of the `attach` WebSocket: exactly one of `argv`, `script` and `login` (the user's shell)."""
+
+    argv: list[str] | None = None
+    script: str | None = Field(default=None, max_length=SCRIPT_CHARS_MAX)
+    login: bool = False
+    env: dict[str, str] = Field(default_factory=dict[str, str], max_length=ENV_ENTRIES_MAX)
+    cwd: str | None = None
+    user: str = "agent"
+    tty: TerminalSize | None = None
+
+    @model_validator(mode="after")
+    def _one_command(self) -> AttachRequest:
+        if (self.argv is not None) + (self.script is not None) + self.login != 1:
+            raise ValueError("give exactly one of argv, script and login")
+        if self.argv is not None and (not self.argv or not self.argv[0]):
+            raise ValueError("argv must name a command")
+        return self
+
+
+class CommandRequest(Request):
+    """`PUT …/commands/{key}`: see `tenure.work.hands.Command`."""
+
+    script: str = Field(max_length=SCRIPT_CHARS_MAX)
+    env: dict[str, str] = Field(default_factory=dict[str, str], max_length=ENV_ENTRIES_MAX)
+    cwd: str | None = None
+    user: str = "agent"
+    timeout_s: float | None = Field(default=None, gt=0)
+
+
+class CommandStatus(Answer):
+    """See `tenure.work.hands.CommandStatus`. `state` is one of absent, running, exited, lost."""
+
+    state: str
+    exit_code: int | None = None
+    timed_out: bool = False
+    output: str = ""
+    output_bytes: int = 0
+    duration_s: float | None = None
+
+
+# --- data of an office -----------------------------------------------------------------------------------------------
+class SqlRequest(Request):
+    statement: str = Field(min_length=1, max_length=STATEMENT_CHARS_MAX)
+    key: str | None = Field(default=None, max_length=200)
+    rows_max: int = Field(default=1000, ge=0, le=ROWS_MAX)
+
+
+class SqlResult(Answer):
+    """See `tenure.work.hands.SqlResult`. `rows` hold JSON-ready values in the order of `columns`."""
+
+    columns: list[str] = Field(default_factory=list[str])
+    rows: list[list[Any]] = Field(default_factory=list[list[Any]])
+    status: str = ""
+    truncated: bool = False
+    repeated: bool = False
+
+
+class ObjectInfo(Answer):
+    bucket: str
+    name: str
+    size_bytes: int
+    sha256: str = ""
+    modified_at: datetime | None = None
+    content_type: str | None = None
+
+
+class ObjectList(Answer):
+    objects: list[ObjectInfo]
+
+
+class ObjectFromFileRequest(Request):
+    """`POST …/objects-from-file`: copies the office's own file `path` into its object storage."""
+
+    path: str
+    bucket: str
+    name: str
+    key: str | None = Field(default=None, max_length=200)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+class RunState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    """Waits for a person's answer, at no cost."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing will happen without a person."""
+        return self not in (RunState.QUEUED, RunState.RUNNING)
+
+
+class StepState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    UNVERIFIED = "unverified"
+    """It was started, and whether it took effect is unknown."""
+
+
+class RunRequest(Request):
+    agent: str
+    goal: str = Field(min_length=1, max_length=GOAL_CHARS_MAX)
+    playbook: str = Field(max_length=PLAYBOOK_CHARS_MAX)
+    """The playbook's text (YAML)."""
+    playbook_name: str | None = None
+    """What errors call it: usually the file's name."""
+    inputs: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+class RunStep(Answer):
+    id: str
+    state: StepState
+    attempts: int = 0
+    rungs: list[int] = Field(default_factory=list[int])
+    """Rungs of the recovery ladder that the step went through, in order (0 retry … 8 ask a person)."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    duration_s: float | None = None
+    error: str | None = None
+
+
+class Run(Answer):
+    id: str
+    agent: str
+    goal: str
+    brain: str = "playbook"
+    state: RunState
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    question: str | None = None
+    """What the person is asked, while parked."""
+    error: str | None = None
+    steps: list[RunStep] = Field(default_factory=list[RunStep])
+
+
+class RunList(Answer):
+    runs: list[Run]
+
+
+class ResumeRequest(Request):
+    answer: str | None = Field(default=None, max_length=GOAL_CHARS_MAX)
+
+
+class RunEvent(Answer):
+    """One entry of the run's journal. `seq` grows by one, from 1; `data` depends on `kind`."""
+
+    seq: int
+    kind: str
+    at: datetime
+    step: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+class EventList(Answer):
+    events: list[RunEvent]
+
+
+# --- inbox -----------------------------------------------------------------------------------------------------------
+class MessageRequest(Request):
+    subject: str = Field(min_length=1, max_length=500)
+    body: str = Field(default="", max_length=256 * 1024)
+    key: str | None = Field(default=None, max_length=200)
+    """A message of a known key is not left again."""
+    agent: str | None = None
+    """For the owner and the worker: whose message it is. An office can only write its own."""
+    run_id: str | None = None
+
+
+class Message(Answer):
+    id: str
+    agent: str | None = None
+    run_id: str | None = None
+    subject: str
+    body: str = ""
+    created_at: datetime
+    read_at: datetime | None = None
+
+
+class MessageList(Answer):
+    messages: list[Message]
