@@ -46,7 +46,7 @@
 
 enum {
     IDLE_CONNECTIONS = 4,
-    REQUEST_BYTES_MAX = 1 << 20,
+    REQUEST_BYTES_MAX = 2 << 20,
     FRAME_BYTES_MAX = 1 << 18,
     CHUNK_BYTES = 1 << 16,
     ARGS_MAX = 4096,
@@ -361,7 +361,7 @@ static struct child *spawn(struct request *r, int in, int out, int err, int tty,
         snprintf(login0, sizeof login0, "-%s", base ? base + 1 : u.shell);
         argv = login_argv, program = u.shell;
     }
-    const char *search = strchr(program, '/') ? NULL : lookup(r->env, "PATH");
+    const char *volatile search = strchr(program, '/') ? NULL : lookup(r->env, "PATH");
     volatile int failed = 0, stage = 0; /* vfork shares memory: the child reports here */
     struct child *c = calloc(1, sizeof *c);
     if (!c || (c->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
