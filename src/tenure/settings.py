@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,16 +21,26 @@ class Settings:
     """DSN of a PostgreSQL for the control database; None means the embedded one under `home`."""
     pool_bytes: int = 40 * 1024**3
     """Size of the sparse loop file; it takes disk only as it fills."""
+    url: str | None = None
+    """For clients: address of the server when it is not to be found by its socket under `home`."""
+    token: str | None = field(default=None, repr=False)
+    """For clients: bearer token, instead of the one in `token_file`."""
+    debug: bool = False
+    """The CLI shows stack traces."""
 
     @classmethod
     def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
-        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_DATABASE_URL`, `TENURE_POOL_GB`."""
+        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_DATABASE_URL`, `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
+        `TENURE_DEBUG`."""
         env = dict(os.environ) if environ is None else environ
         return cls(
             home=Path(env.get("TENURE_HOME") or DEFAULT_HOME).absolute(),
             port=int(env.get("TENURE_PORT") or DEFAULT_PORT),
             database_url=env.get("TENURE_DATABASE_URL") or None,
             pool_bytes=int(float(env.get("TENURE_POOL_GB") or 40) * 1024**3),
+            url=env.get("TENURE_URL") or None,
+            token=env.get("TENURE_TOKEN") or None,
+            debug=env.get("TENURE_DEBUG", "") not in ("", "0"),
         )
 
     # --- secrets and sockets of the server ---------------------------------------------------------------------

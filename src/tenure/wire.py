@@ -2,7 +2,8 @@
 
 Server, SDK and CLI share these, so that a field has one spelling. Requests refuse unknown fields (a typing mistake must
 not pass in silence); answers ignore them (a newer server may say more than an older client knows). Times are aware
-`datetime`s in UTC. Sizes end in `_bytes`, durations in `_s`. Errors are `tenure.errors.TenureError.to_payload`.
+`datetime`s in UTC. Sizes end in `_bytes`, durations in `_s`. Errors are `tenure.errors.TenureError.to_payload`. Validators are built at first use (`defer_build`): a
+command line tool needs two or three of these models, and pays for no more.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ EXEC_TIMEOUT_S_MAX = 24 * 3600.0
 class Request(BaseModel):
     """A body that a client sends."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Answer(BaseModel):
     """A body that the server returns."""
 
-    model_config = ConfigDict(extra="ignore", from_attributes=True)
+    model_config = ConfigDict(extra="ignore", from_attributes=True, defer_build=True)
 
 
 # --- health --------------------------------------------------------------------------------------------------------
