@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -991,6 +992,7 @@ int main(int argc, char **argv) {
     pthread_sigmask(SIG_BLOCK, &held, NULL);
     signal(SIGPIPE, SIG_IGN);
     umask(022);
+    mallopt(M_ARENA_MAX, 1); /* an arena per thread would reserve more address space than a small office may have */
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&detached, THREAD_STACK_BYTES);
