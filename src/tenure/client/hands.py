@@ -1,0 +1,119 @@
+"""`HttpHands`: the `Hands` of a worker, over the server's HTTP API.
+
+A worker outlives its server by design, so a request that fails because the server is being restarted is sent again
+where a second one cannot do harm: every keyed effect and every question is `repeatable`. One that is not is sent again
+only when it never left this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from tenure import wire
+from tenure.client import calls
+from tenure.client.calls import Call
+from tenure.client.endpoint import Endpoint
+from tenure.client.transport import AsyncTransport
+from tenure.errors import DoorError, NotFound, ServerUnreachable, TenureError
+from tenure.settings import Settings
+from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
+
+T = TypeVar("T")
+
+RETRY_WAITS_S = (0.1, 0.3, 1.0, 2.0)
+"""Waits before each repetition: long enough for a server's restart, short enough not to hide that it is gone."""
+PROBE_S = 10.0
+
+
+class HttpHands(Hands):
+    """Owns its connections: close it (or use it in `async with`) in the event loop that uses it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._transport = AsyncTransport(endpoint)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> HttpHands:
+        return cls(Endpoint.find(settings))
+
+    async def __aenter__(self) -> HttpHands:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
+        request = wire.CommandRequest(
+            script=command.script,
+            env=command.env,
+            cwd=command.cwd,
+            user=command.user,
+            timeout_s=command.timeout_s,
+        )
+        return _status(await self._send(calls.start_command(agent, key, request)))
+
+    async def command_status(self, agent: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
+        return _status(await self._send(calls.command_status(agent, key, wait_s)))
+
+    async def stop_command(self, agent: str, key: str) -> None:
+        await self._send(calls.stop_command(agent, key))
+
+    async def forget_command(self, agent: str, key: str) -> None:
+        await self._send(calls.forget_command(agent, key))
+
+    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+        request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
+        found = await self._send(calls.sql(agent, request))
+        return SqlResult(found.columns, found.rows, found.status, found.truncated, found.repeated)
+
+    async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
+        request = wire.ObjectFromFileRequest(path=path, bucket=bucket, name=name, key=key)
+        found = await self._send(calls.object_from_file(agent, request))
+        return found.model_dump(include={"bucket", "name", "size_bytes", "sha256"})
+
+    async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
+        request = wire.MessageRequest(agent=agent, subject=subject, body=body, key=key, run_id=run_id)
+        await self._send(calls.leave_message(request))
+
+    async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
+        try:
+            return await self._send(calls.read_file(agent, path, bytes_max))
+        except NotFound:
+            await self._send(calls.get_agent(agent))  # Raises NotFound when it was the agent that is missing.
+            return None
+
+    async def reconnect(self, agent: str) -> None:
+        await self._send(calls.reconnect(agent))
+
+    async def restart(self, agent: str) -> None:
+        await self._send(calls.restart(agent))
+
+    async def probe(self, agent: str) -> bool:
+        try:
+            return (await self._transport.send(calls.probe(agent).within(PROBE_S))).ok
+        except TenureError:
+            return False
+
+    async def _send(self, call: Call[T]) -> T:
+        for wait_s in RETRY_WAITS_S:
+            try:
+                return await self._transport.send(call)
+            except (ServerUnreachable, DoorError) as error:
+                if not (call.repeatable or error.details.get("sent") is False):
+                    raise
+            await asyncio.sleep(wait_s)
+        return await self._transport.send(call)
+
+
+def _status(found: wire.CommandStatus) -> CommandStatus:
+    return CommandStatus(
+        state=CommandState(found.state),
+        exit_code=found.exit_code,
+        timed_out=found.timed_out,
+        output=found.output,
+        output_bytes=found.output_bytes,
+        duration_s=found.duration_s,
+    )
