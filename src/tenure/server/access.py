@@ -1,0 +1,115 @@
+"""How a route says what it does to what: `requires("agent:read", of_agent)` as its dependency.
+
+Authentication happened before (`gates.IdentityGate`); here the one decision point is asked. `tests/test_access.py` fails
+when a route has no such dependency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Path
+from starlette.requests import HTTPConnection
+
+from tenure import wire
+from tenure.errors import Unauthenticated
+from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
+from tenure.names import check_name
+from tenure.server.scopes import principal_of
+from tenure.server.services import Services
+
+ACTION_ATTRIBUTE = "tenure_action"
+"""Marks the dependencies made by `requires`, for the test that walks all routes."""
+
+
+def current_principal(connection: HTTPConnection) -> Principal:
+    """Who asks. Raises `Unauthenticated` on the public addresses when nobody showed a token."""
+    principal = principal_of(connection.scope)
+    if principal is None:
+        raise Unauthenticated("This needs a token: `Authorization: Bearer TOKEN`.")
+    return principal
+
+
+def current_services(connection: HTTPConnection) -> Services:
+    """What the app was made with."""
+    services = connection.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+Caller = Annotated[Principal, Depends(current_principal)]
+Has = Annotated[Services, Depends(current_services)]
+
+
+def agent_name(name: Annotated[str, Path(description="Name of the agent")]) -> str:
+    """The path's agent name, checked. Raises `InvalidName`."""
+    return check_name(name)
+
+
+AgentName = Annotated[str, Depends(agent_name)]
+
+
+def requires(action: str, resource: Callable[..., Any]) -> Any:
+    """A dependency that lets the request pass when its principal may do `action` on what `resource` (itself a dependency
+    that returns a `Resource`) finds. Raises `Unauthenticated`, `Forbidden`, and what `resource` raises."""
+
+    async def authorized(caller: Caller, found: Annotated[Resource, Depends(resource)]) -> Principal:
+        authorize(caller, action, found)
+        return caller
+
+    setattr(authorized, ACTION_ATTRIBUTE, action)
+    return Depends(authorized)
+
+
+def owned_by(principal: Principal) -> str:
+    """The agent to whose things this principal's lists are confined; empty for those who see everything."""
+    return principal.name if principal.kind is PrincipalKind.OFFICE else ""
+
+
+# --- resources: what a request is about --------------------------------------------------------------------------------
+def of_agent(kind: str = "agent") -> Callable[..., Resource]:
+    """The agent in the path, or its `kind` ("database", "file", ...)."""
+
+    def resource(name: AgentName) -> Resource:
+        return Resource(kind, owner=name, name=name if kind == "agent" else "")
+
+    return resource
+
+
+def of_own(kind: str) -> Callable[..., Resource]:
+    """All things of this kind that the caller may see: a list confines itself with `owned_by`."""
+
+    def resource(caller: Caller) -> Resource:
+        return Resource(kind, owner=owned_by(caller))
+
+    return resource
+
+
+def of_new_agent(body: wire.AgentRequest) -> Resource:
+    return Resource("agent", owner=check_name(body.name), name=body.name)
+
+
+def of_object(name: AgentName, bucket: str, object_name: str) -> Resource:
+    return Resource("object", owner=name, name=f"{bucket}/{object_name}")
+
+
+def of_new_run(body: wire.RunRequest) -> Resource:
+    return Resource("run", owner=check_name(body.agent))
+
+
+async def of_run(run_id: str, has: Has) -> Resource:
+    """Raises `NotFound`."""
+    run = await has.runs.get(run_id)
+    return Resource("run", owner=run.agent, name=run_id)
+
+
+def of_new_message(body: wire.MessageRequest, caller: Caller) -> Resource:
+    agent = body.agent or owned_by(caller)
+    return Resource("message", owner=check_name(agent) if agent else "")
+
+
+async def of_message(message_id: str, has: Has) -> Resource:
+    """Raises `NotFound`."""
+    message = await has.inbox.get(message_id)
+    return Resource("message", owner=message.agent or "", name=message_id)

@@ -1,0 +1,57 @@
+"""The HTTP API: gates, routes and failures put together. Office doors serve the same app."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+
+from tenure.identity.tokens import Tokens
+from tenure.server.api import agents, commands, files, health, inbox, objects, runs, sql, ssh
+from tenure.server.failures import Failures
+from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
+from tenure.server.services import Services
+from tenure.version import VERSION
+
+ROUTERS = (health, agents, commands, files, sql, objects, runs, inbox, ssh)
+DESCRIPTION = """Agents with an office each, and their work.
+
+Every request carries `Authorization: Bearer TOKEN` (the file `token` in TENURE_HOME). An error answers with
+`{"error": {"code", "message", "hint", "retryable", "details"}}`: `code` is what programs compare.
+"""
+
+
+def create_app(services: Services, tokens: Tokens) -> FastAPI:
+    """The app. It holds no state of its own: two made from the same services are the same."""
+    app = FastAPI(
+        title="Tenure",
+        version=VERSION,
+        description=DESCRIPTION,
+        docs_url=None,  # the pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        middleware=[
+            Middleware(Failures),
+            Middleware(HostGate, port=services.settings.port),
+            Middleware(IdentityGate, tokens=tokens),
+            Middleware(CrowdGate),
+            Middleware(SizeGate),
+        ],
+        exception_handlers={
+            # All of them reach `Failures`, so that there is one place where errors become answers.
+            HTTPException: _pass_on,
+            RequestValidationError: _pass_on,
+            WebSocketRequestValidationError: _pass_on,
+        },
+    )
+    app.state.services = services
+    for module in ROUTERS:
+        app.include_router(module.router)
+    return app
+
+
+async def _pass_on(_: HTTPConnection, error: Exception) -> None:
+    raise error

@@ -1,0 +1,263 @@
+"""What the API needs from the rest of Tenure: one Protocol per noun, and `Services`, which bundles them.
+
+The real ones live in `tenure.offices.life`, `tenure.data`, `tenure.work.runs` and `tenure.channels.inbox`; the fake for
+tests of the API is `tenure.testing.fake_offices`. What they return needs only the *attributes* of the wire model named
+in each docstring (`tenure.wire`); the API turns it into JSON by them.
+
+All methods may be called concurrently. They raise only `tenure.errors`; every method that names an agent raises
+`NotFound` when there is none, and those that act in an office wake it, raising `SandboxError` when it cannot be started
+and `DoorError` when it does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from tenure import wire
+from tenure.settings import Settings
+from tenure.work.hands import Command, CommandStatus, SqlResult
+
+STDIN, STDOUT, STDERR, RESIZE, STDIN_EOF, SIGNAL = range(6)
+"""Channels of an attached session, as on the wire (first byte of each binary frame)."""
+
+
+class Office(Protocol):
+    """An office as `wire.Agent` shows it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str:
+        """One of `wire.AgentState`."""
+        ...
+
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def limits(self) -> Any:
+        """With the attributes of `wire.Limits`."""
+        ...
+
+    @property
+    def egress(self) -> Sequence[str]: ...
+    @property
+    def usage(self) -> Any:
+        """With the attributes of `wire.Usage`, or None where it is not known (a list need not measure)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LimitsWanted:
+    """Limits that the caller asks for; None means the installation's default."""
+
+    cpus: float | None = None
+    memory_mb: int | None = None
+    disk_gb: float | None = None
+    processes: int | None = None
+
+
+class ExecOutcome(Protocol):
+    """What became of `Offices.run`: the first part of each stream (at most `wire.OUTPUT_BYTES_MAX`), and how much there
+    was. `exit_code` is 128 + signal for a command ended by a signal; `timed_out` says that the time limit ended it."""
+
+    @property
+    def exit_code(self) -> int: ...
+    @property
+    def timed_out(self) -> bool: ...
+    @property
+    def stdout(self) -> bytes: ...
+    @property
+    def stderr(self) -> bytes: ...
+    @property
+    def stdout_bytes(self) -> int: ...
+    @property
+    def stderr_bytes(self) -> int: ...
+    @property
+    def duration_s(self) -> float: ...
+
+
+class Session(Protocol):
+    """An attached command. Iterate once for its output; both directions hold back the writer when the reader is slow, so
+    that no amount of output grows this process."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """(`STDOUT` or `STDERR`, data) as it comes; ends when the command has exited and all of it was read. With a
+        terminal everything is `STDOUT`. Raises `DoorClosed` or `SandboxDead` when the office goes away."""
+        ...
+
+    async def send_stdin(self, data: bytes) -> None:
+        """Returns when the office took it; data for a command that no longer reads is dropped."""
+
+    async def send_eof(self) -> None: ...
+    async def resize(self, rows: int, cols: int) -> None: ...
+    async def signal(self, number: int) -> None:
+        """Signals the command's process group."""
+
+    async def wait(self) -> int:
+        """The exit code, 128 + signal for a command ended by one. May be called again."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the command if it still runs (SIGHUP, then SIGKILL) and frees the connection. May be called again."""
+
+
+class OfficeDatabase(Protocol):
+    async def execute(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+        """See `tenure.work.hands.Hands.sql`."""
+        ...
+
+
+class StoredObject(Protocol):
+    """An object opened for reading: metadata with the attributes of `wire.ObjectInfo`, and its bytes."""
+
+    @property
+    def info(self) -> Any: ...
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes in pieces of bounded size; closes the file when exhausted or closed."""
+        ...
+
+
+class Objects(Protocol):
+    """One office's object storage. Raises `InvalidName`/`InvalidArgument` for a bad bucket or name, `NotFound`,
+    `DiskFull`, `TooLarge`."""
+
+    async def list(self, bucket: str | None = None, prefix: str = "", *, limit: int = 1000) -> Sequence[Any]: ...
+    async def put(self, bucket: str, name: str, chunks: AsyncIterator[bytes], *, content_type: str | None = None) -> Any:
+        """Stores all of `chunks` and returns `wire.ObjectInfo`'s attributes. When `chunks` raises, nothing is stored."""
+        ...
+
+    async def open(self, bucket: str, name: str) -> StoredObject: ...
+    async def delete(self, bucket: str, name: str) -> None:
+        """Raises `NotFound`."""
+
+
+class Offices(Protocol):
+    async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str]) -> Office:
+        """Raises `InvalidName`, `InvalidArgument` (an unknown preset, a malformed domain), `AlreadyExists`, `DiskFull`."""
+        ...
+
+    async def get(self, name: str) -> Office: ...
+    async def list(self) -> Sequence[Office]: ...
+    async def delete(self, name: str) -> None:
+        """Everything of it: sandbox, database, volume."""
+
+    async def wake(self, name: str) -> Office: ...
+    async def sleep(self, name: str) -> Office: ...
+    async def reconnect(self, name: str) -> Office: ...
+    async def restart(self, name: str) -> Office: ...
+    async def probe(self, name: str) -> bool: ...
+
+    async def run(
+        self,
+        name: str,
+        *,
+        argv: Sequence[str] | None = None,
+        script: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str = "agent",
+        stdin: bytes = b"",
+        timeout_s: float = wire.EXEC_TIMEOUT_S_DEFAULT,
+    ) -> ExecOutcome:
+        """Exactly one of `argv` and `script`. `cwd` None means the user's home. Raises `InvalidArgument` for an unknown user or a
+        missing `cwd`; a command that is not found exits 127, as in a shell. Cancelling the call ends the command."""
+        ...
+
+    async def attach(
+        self,
+        name: str,
+        *,
+        argv: Sequence[str] | None = None,
+        script: str | None = None,
+        login: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str = "agent",
+        tty: tuple[int, int] | None = None,
+    ) -> Session:
+        """`tty` is (rows, columns). Errors as of `run`."""
+        ...
+
+    async def ssh(self, name: str) -> tuple[Any, Any]:
+        """(`asyncio.StreamReader`, `asyncio.StreamWriter`) of a fresh connection to the office's sshd."""
+        ...
+
+    async def command_start(self, name: str, key: str, command: Command) -> CommandStatus: ...
+    async def command_status(self, name: str, key: str, *, wait_s: float = 0.0) -> CommandStatus: ...
+    async def command_stop(self, name: str, key: str) -> None: ...
+    async def command_forget(self, name: str, key: str) -> None: ...
+
+    async def database(self, name: str) -> OfficeDatabase: ...
+    async def objects(self, name: str) -> Objects: ...
+    async def logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        """The last `lines` lines of the office's log, then, with `follow`, what comes; raises before the first byte."""
+        ...
+
+    async def close(self) -> None:
+        """For `tenure down`: every office is put to sleep, its listeners are closed."""
+
+
+class Runs(Protocol):
+    """Values with the attributes of `wire.Run` and `wire.RunEvent`."""
+
+    async def create(
+        self, *, agent: str, goal: str, playbook: str, playbook_name: str | None, inputs: Mapping[str, Any]
+    ) -> Any:
+        """Raises `PlaybookError`, which names file, line and field. The caller has checked that the agent exists."""
+        ...
+
+    async def list(self, *, agent: str | None = None, state: str | None = None, limit: int = 200) -> Sequence[Any]:
+        """Newest first."""
+        ...
+
+    async def get(self, run_id: str) -> Any: ...
+    async def cancel(self, run_id: str) -> Any:
+        """Raises `Conflict` when it is over."""
+        ...
+
+    async def resume(self, run_id: str, answer: str | None) -> Any:
+        """Raises `Conflict` unless parked or failed."""
+        ...
+
+    async def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Any]:
+        """In order of `seq`, those with `seq > after`."""
+        ...
+
+
+class Inbox(Protocol):
+    """Values with the attributes of `wire.Message`."""
+
+    async def list(self, *, unread: bool = False, agent: str | None = None, limit: int = 200) -> Sequence[Any]: ...
+    async def create(
+        self, *, agent: str | None, subject: str, body: str, key: str | None = None, run_id: str | None = None
+    ) -> Any:
+        """Once per (agent, key): the second call returns the first one's message."""
+        ...
+
+    async def get(self, message_id: str) -> Any: ...
+    async def mark_read(self, message_id: str) -> Any: ...
+
+
+def _no_workers() -> list[int]:
+    return []
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that the API's routes use."""
+
+    settings: Settings
+    offices: Offices
+    runs: Runs
+    inbox: Inbox
+    started_at: datetime
+    database: str = "embedded"
+    """Where the control database is, for `tenure status`: never a password."""
+    worker_pids: Callable[[], list[int]] = field(default=_no_workers)
