@@ -26,6 +26,7 @@ MARGIN_S = 30.0
 """What a client waits beyond the time that it allowed the server."""
 TRANSFER_S = 120.0
 """Longest silence in a stream of bytes."""
+CHUNK_BYTES = 256 * 1024
 EVENT_SILENCE_S = 30.0
 """Longest silence in a stream of events, after which the client asks anew."""
 

@@ -19,8 +19,8 @@ class Endpoint:
 
     @classmethod
     def find(cls, settings: Settings) -> Endpoint:
-        """`TENURE_URL` when it is set, otherwise the socket under `settings.home`. Does not connect.
-        Raises `InvalidArgument` for an address that is no http URL, `Unauthenticated` for a token that may not be read."""
+        """`TENURE_URL` when it is set, otherwise the socket under `settings.home`. Does not connect. Raises
+        `InvalidArgument` for an address that is no http URL, `Unauthenticated` for a token that may not be read."""
         if settings.url is not None:
             if not settings.url.startswith(("http://", "https://")):
                 raise InvalidArgument(

@@ -2,7 +2,7 @@
 
 A worker outlives its server by design, so a request that fails because the server is being restarted is sent again
 where a second one cannot do harm: every keyed effect and every question is `repeatable`. One that is not is sent again
-only when it never left this process.
+only when it never left this process. A door that does not answer is not tried again here: that is rung 4.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tenure.client import calls
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.transport import AsyncTransport
-from tenure.errors import DoorError, NotFound, ServerUnreachable, TenureError
+from tenure.errors import NotFound, ServerUnreachable, TenureError
 from tenure.settings import Settings
 from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
 
@@ -101,7 +101,7 @@ class HttpHands(Hands):
         for wait_s in RETRY_WAITS_S:
             try:
                 return await self._transport.send(call)
-            except (ServerUnreachable, DoorError) as error:
+            except ServerUnreachable as error:
                 if not (call.repeatable or error.details.get("sent") is False):
                     raise
             await asyncio.sleep(wait_s)

@@ -1,0 +1,290 @@
+"""The blocking SDK.
+
+    from tenure import Tenure
+
+    tenure = Tenure()
+    analyst = tenure.agents.create("analyst", cpus=1, memory_mb=1024, disk_gb=10, egress=["pip"])
+    print(analyst.exec("python3 --version").stdout)
+    run = analyst.run("find the anomalous days", playbook="weather.yaml").wait()
+    print(run.state, [(step.id, step.attempts) for step in run.steps])
+
+Every method raises `tenure.errors.TenureError`: `NotFound`, `ServerUnreachable`, and what the server answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tenure import wire
+from tenure.client import calls, views
+from tenure.client.calls import Call
+from tenure.client.endpoint import Endpoint
+from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
+from tenure.client.transport import Transport
+from tenure.errors import CommandTimeout, ServerUnreachable
+from tenure.names import check_name
+from tenure.settings import Settings
+
+T = TypeVar("T")
+
+
+class Tenure:
+    """A server. Found by `TENURE_URL`, or by the socket under `TENURE_HOME`; connects at the first request."""
+
+    def __init__(self, settings: Settings | None = None, *, endpoint: Endpoint | None = None) -> None:
+        self.transport = Transport(endpoint or Endpoint.find(settings or Settings.from_environment()))
+        self.agents = Agents(self.transport)
+        self.runs = Runs(self.transport)
+        self.inbox = Inbox(self.transport)
+
+    def __enter__(self) -> Tenure:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def health(self) -> wire.Health:
+        return self.transport.send(calls.health())
+
+
+class Agents:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self,
+        name: str,
+        *,
+        cpus: float | None = None,
+        memory_mb: int | None = None,
+        disk_gb: float | None = None,
+        processes: int | None = None,
+        egress: Sequence[str] = (),
+    ) -> Agent:
+        """A new agent with its office, awake. What is None takes the server's default; `egress` are presets
+        ("pip", "npm", "apt") or domains. Raises `AlreadyExists`, `InvalidName`, `InvalidArgument`, `SetupError`."""
+        request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress)
+        return Agent(self._transport, name, self._transport.send(calls.create_agent(request)))
+
+    def get(self, name: str) -> Agent:
+        """Raises `NotFound`."""
+        return Agent(self._transport, name, self._transport.send(calls.get_agent(name)))
+
+    def list(self) -> list[Agent]:
+        found = self._transport.send(calls.list_agents()).agents
+        return [Agent(self._transport, info.name, info) for info in found]
+
+    def __call__(self, name: str) -> Agent:
+        """An agent by name, without asking the server."""
+        return Agent(self._transport, check_name(name))
+
+
+class Agent(views.AgentView):
+    """An agent and its office. Whatever needs the office wakes it."""
+
+    def __init__(self, transport: Transport, name: str, info: wire.Agent | None = None) -> None:
+        super().__init__(name, info)
+        self._transport = transport
+        self.objects = Objects(transport, name)
+
+    def _told(self, call: Call[wire.Agent]) -> Agent:
+        self.info = self._transport.send(call)
+        return self
+
+    def show(self) -> wire.Agent:
+        self.info = self._transport.send(calls.get_agent(self.name))
+        return self.info
+
+    def wake(self) -> Agent:
+        return self._told(calls.wake(self.name))
+
+    def sleep(self) -> Agent:
+        """Stops the office's processes; everything in its volume stays. Not an error when it sleeps already."""
+        return self._told(calls.sleep(self.name))
+
+    def restart(self) -> Agent:
+        return self._told(calls.restart(self.name))
+
+    def delete(self) -> None:
+        """Deletes the agent and everything it owns. Cannot be undone."""
+        self._transport.send(calls.delete_agent(self.name))
+
+    def exec(
+        self,
+        command: Sequence[str] | str,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str = "agent",
+        stdin: bytes | str | None = None,
+        timeout_s: float = wire.EXEC_TIMEOUT_S_DEFAULT,
+    ) -> wire.ExecResult:
+        """Runs a command (a sequence) or a shell script (a string) and returns when it has ended, by itself or by
+        `timeout_s` (then `timed_out`). Each stream is kept up to 1 MiB. A non-zero exit is not an error."""
+        request = views.exec_request(command, env=env, cwd=cwd, user=user, stdin=stdin, timeout_s=timeout_s)
+        return self._transport.send(calls.execute(self.name, request))
+
+    def sql(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> wire.SqlResult:
+        """Runs statements in the office's database in one transaction; with `key` at most once, ever. Raises
+        `DatabaseError`."""
+        with views.refusing():
+            request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
+        return self._transport.send(calls.sql(self.name, request))
+
+    def upload(self, local: str | Path, remote: str, *, progress: Progress = ignore_progress) -> None:
+        """Copies a file or directory into the office; like `cp`, into `remote` when that is a directory."""
+        upload(self._transport, self.name, Path(local), remote, progress, ignore)
+
+    def download(self, remote: str, local: str | Path, *, progress: Progress = ignore_progress) -> Path:
+        """Copies a file or directory out of the office; like `cp`, into `local` when that is a directory. Returns where
+        it went."""
+        return download(self._transport, self.name, remote, Path(local), progress, ignore)
+
+    def logs(self, lines: int = 200) -> str:
+        """The end of the office's log."""
+        return self._transport.send(calls.office_log(self.name, lines, follow=False)).decode("utf-8", "replace")
+
+    def run(
+        self,
+        goal: str,
+        *,
+        playbook: str | Path | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        follow: bool = False,
+    ) -> Run:
+        """Starts a run; `playbook` is a path, or text of several lines. With `follow`, returns when it is at rest."""
+        request = views.run_request(self.name, goal, playbook, inputs)
+        run = Run(self._transport, self._transport.send(calls.create_run(request)))
+        return run.wait() if follow else run
+
+
+class Objects:
+    """The agent's object storage."""
+
+    def __init__(self, transport: Transport, agent: str) -> None:
+        self._transport, self._agent = transport, agent
+
+    def put(
+        self, bucket: str, name: str, content: bytes | str | Path | Iterable[bytes], content_type: str | None = None
+    ) -> wire.ObjectInfo:
+        """Stores bytes, text, a file (a `Path`) or a stream. Replaces an object of the same name."""
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                pieces = iter(lambda: file.read(calls.CHUNK_BYTES), b"")
+                return self._transport.send(calls.put_object(self._agent, bucket, name, pieces, content_type))
+        data = content.encode() if isinstance(content, str) else content
+        return self._transport.send(calls.put_object(self._agent, bucket, name, data, content_type))
+
+    def get(self, bucket: str, name: str) -> bytes:
+        """Raises `NotFound`."""
+        return self._transport.send(calls.get_object(self._agent, bucket, name))
+
+    def stream(self, bucket: str, name: str) -> Iterator[bytes]:
+        """Like `get`, in pieces."""
+        with self._transport.stream(calls.get_object(self._agent, bucket, name)) as response:
+            yield from response.iter_bytes(calls.CHUNK_BYTES)
+
+    def list(self, bucket: str | None = None, prefix: str | None = None) -> list[wire.ObjectInfo]:
+        return self._transport.send(calls.list_objects(self._agent, bucket, prefix)).objects
+
+    def delete(self, bucket: str, name: str) -> None:
+        self._transport.send(calls.delete_object(self._agent, bucket, name))
+
+
+class Runs:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, agent: str | None = None, state: str | None = None) -> list[Run]:
+        found = self._transport.send(calls.list_runs(agent, state)).runs
+        return [Run(self._transport, info) for info in found]
+
+    def get(self, run_id: str) -> Run:
+        """Raises `NotFound`."""
+        return Run(self._transport, self._transport.send(calls.get_run(run_id)))
+
+
+class Run(views.RunView):
+    def __init__(self, transport: Transport, info: wire.Run) -> None:
+        super().__init__(info)
+        self._transport = transport
+
+    def _told(self, call: Call[wire.Run]) -> Run:
+        self.info = self._transport.send(call)
+        return self
+
+    def show(self) -> wire.Run:
+        self._told(calls.get_run(self.id))
+        return self.info
+
+    def cancel(self) -> Run:
+        return self._told(calls.cancel_run(self.id))
+
+    def resume(self, answer: str | None = None) -> Run:
+        """Goes on with a parked run, with the answer to its question. Raises `Conflict` when it is not parked."""
+        return self._told(calls.resume_run(self.id, answer))
+
+    def wait(self, timeout_s: float | None = None) -> Run:
+        """Returns when the run is at rest: succeeded, failed, cancelled or parked. Waits through restarts of the
+        server. Raises `CommandTimeout`; the run itself goes on then."""
+        patience, began = Patience(), time.monotonic()
+        for wait_s in poll_waits_s():
+            try:
+                if self.show().state.at_rest:
+                    return self
+                patience.answered()
+            except ServerUnreachable:
+                if patience.is_over(time.monotonic()):
+                    raise
+            if timeout_s is not None and time.monotonic() - began > timeout_s:
+                raise CommandTimeout(f"Run {self.id} is still {self.state} after {timeout_s:g} s.", hint="It goes on.")
+            time.sleep(wait_s)
+        raise AssertionError("poll_waits_s does not end")
+
+    def events(self, after: int = 0) -> Iterator[wire.RunEvent]:
+        """The run's journal from `after` on, entry by entry as it grows; ends when the run is at rest. Goes on by
+        itself after a restart of the server, without a gap or a repetition."""
+        patience = Patience()
+        while True:
+            try:
+                for event in self._stream(after):
+                    patience.answered()
+                    if event.seq > after:
+                        after = event.seq
+                        yield event
+                if self.show().state.at_rest and not self._later(after):
+                    return
+            except (ServerUnreachable, CommandTimeout):
+                if patience.is_over(time.monotonic()):
+                    raise
+            time.sleep(RETRY_S)
+
+    def _stream(self, after: int) -> Iterator[wire.RunEvent]:
+        decoder = EventDecoder()
+        with self._transport.stream(calls.run_event_stream(self.id, after)) as response:
+            for line in response.iter_lines():
+                if (event := decoder.feed(line)) is not None:
+                    yield event
+
+    def _later(self, after: int) -> list[wire.RunEvent]:
+        """Events that were written between the end of the stream and now."""
+        return self._transport.send(calls.run_events(self.id, after)).events
+
+
+class Inbox:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, *, unread: bool = False) -> list[wire.Message]:
+        return self._transport.send(calls.list_messages(unread=unread)).messages
+
+    def read(self, message_id: str) -> wire.Message:
+        """The message, which counts as read from now on. Raises `NotFound`."""
+        return self._transport.send(calls.read_message(message_id))

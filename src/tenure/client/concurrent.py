@@ -1,0 +1,274 @@
+"""The async SDK: the nouns of `tenure.client.blocking`, to be awaited. See there for what each does and raises.
+
+async with AsyncTenure() as tenure:
+    analyst = await tenure.agents.create("analyst")
+    print((await analyst.exec(["uname", "-a"])).stdout)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tenure import wire
+from tenure.client import calls, views
+from tenure.client.calls import Call
+from tenure.client.endpoint import Endpoint
+from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
+from tenure.client.transport import AsyncTransport, Transport
+from tenure.errors import CommandTimeout, ServerUnreachable
+from tenure.names import check_name
+from tenure.settings import Settings
+
+
+class AsyncTenure:
+    def __init__(self, settings: Settings | None = None, *, endpoint: Endpoint | None = None) -> None:
+        self.transport = AsyncTransport(endpoint or Endpoint.find(settings or Settings.from_environment()))
+        self.agents = AsyncAgents(self.transport)
+        self.runs = AsyncRuns(self.transport)
+        self.inbox = AsyncInbox(self.transport)
+
+    async def __aenter__(self) -> AsyncTenure:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self.transport.close()
+
+    async def health(self) -> wire.Health:
+        return await self.transport.send(calls.health())
+
+
+class AsyncAgents:
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self,
+        name: str,
+        *,
+        cpus: float | None = None,
+        memory_mb: int | None = None,
+        disk_gb: float | None = None,
+        processes: int | None = None,
+        egress: Sequence[str] = (),
+    ) -> AsyncAgent:
+        request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress)
+        return AsyncAgent(self._transport, name, await self._transport.send(calls.create_agent(request)))
+
+    async def get(self, name: str) -> AsyncAgent:
+        return AsyncAgent(self._transport, name, await self._transport.send(calls.get_agent(name)))
+
+    async def list(self) -> list[AsyncAgent]:
+        found = (await self._transport.send(calls.list_agents())).agents
+        return [AsyncAgent(self._transport, info.name, info) for info in found]
+
+    def __call__(self, name: str) -> AsyncAgent:
+        """An agent by name, without asking the server."""
+        return AsyncAgent(self._transport, check_name(name))
+
+
+class AsyncAgent(views.AgentView):
+    def __init__(self, transport: AsyncTransport, name: str, info: wire.Agent | None = None) -> None:
+        super().__init__(name, info)
+        self._transport = transport
+        self.objects = AsyncObjects(transport, name)
+
+    async def _told(self, call: Call[wire.Agent]) -> AsyncAgent:
+        self.info = await self._transport.send(call)
+        return self
+
+    async def show(self) -> wire.Agent:
+        self.info = await self._transport.send(calls.get_agent(self.name))
+        return self.info
+
+    async def wake(self) -> AsyncAgent:
+        return await self._told(calls.wake(self.name))
+
+    async def sleep(self) -> AsyncAgent:
+        return await self._told(calls.sleep(self.name))
+
+    async def restart(self) -> AsyncAgent:
+        return await self._told(calls.restart(self.name))
+
+    async def delete(self) -> None:
+        await self._transport.send(calls.delete_agent(self.name))
+
+    async def exec(
+        self,
+        command: Sequence[str] | str,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str = "agent",
+        stdin: bytes | str | None = None,
+        timeout_s: float = wire.EXEC_TIMEOUT_S_DEFAULT,
+    ) -> wire.ExecResult:
+        request = views.exec_request(command, env=env, cwd=cwd, user=user, stdin=stdin, timeout_s=timeout_s)
+        return await self._transport.send(calls.execute(self.name, request))
+
+    async def sql(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> wire.SqlResult:
+        with views.refusing():
+            request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
+        return await self._transport.send(calls.sql(self.name, request))
+
+    async def upload(self, local: str | Path, remote: str, *, progress: Progress = ignore_progress) -> None:
+        """The files are read, and `progress` is called, in another thread."""
+        await asyncio.to_thread(self._copy, upload, Path(local), remote, progress)
+
+    async def download(self, remote: str, local: str | Path, *, progress: Progress = ignore_progress) -> Path:
+        """The files are written, and `progress` is called, in another thread."""
+        return await asyncio.to_thread(self._copy, download, remote, Path(local), progress)
+
+    def _copy(self, copy: Any, source: Any, target: Any, progress: Progress) -> Any:
+        """tarfile and the file system block, so a copy is blocking throughout, with a connection of its own."""
+        transport = Transport(self._transport.endpoint)
+        try:
+            return copy(transport, self.name, source, target, progress, ignore)
+        finally:
+            transport.close()
+
+    async def logs(self, lines: int = 200) -> str:
+        text = await self._transport.send(calls.office_log(self.name, lines, follow=False))
+        return text.decode("utf-8", "replace")
+
+    async def run(
+        self,
+        goal: str,
+        *,
+        playbook: str | Path | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        follow: bool = False,
+    ) -> AsyncRun:
+        request = views.run_request(self.name, goal, playbook, inputs)
+        run = AsyncRun(self._transport, await self._transport.send(calls.create_run(request)))
+        return await run.wait() if follow else run
+
+
+class AsyncObjects:
+    def __init__(self, transport: AsyncTransport, agent: str) -> None:
+        self._transport, self._agent = transport, agent
+
+    async def put(
+        self,
+        bucket: str,
+        name: str,
+        content: bytes | str | Path | AsyncIterable[bytes],
+        content_type: str | None = None,
+    ) -> wire.ObjectInfo:
+        data: bytes | AsyncIterable[bytes]
+        if isinstance(content, Path):
+            data = _pieces(content)
+        else:
+            data = content.encode() if isinstance(content, str) else content
+        return await self._transport.send(calls.put_object(self._agent, bucket, name, data, content_type))
+
+    async def get(self, bucket: str, name: str) -> bytes:
+        return await self._transport.send(calls.get_object(self._agent, bucket, name))
+
+    async def stream(self, bucket: str, name: str) -> AsyncIterator[bytes]:
+        async with self._transport.stream(calls.get_object(self._agent, bucket, name)) as response:
+            async for piece in response.aiter_bytes(calls.CHUNK_BYTES):
+                yield piece
+
+    async def list(self, bucket: str | None = None, prefix: str | None = None) -> list[wire.ObjectInfo]:
+        return (await self._transport.send(calls.list_objects(self._agent, bucket, prefix))).objects
+
+    async def delete(self, bucket: str, name: str) -> None:
+        await self._transport.send(calls.delete_object(self._agent, bucket, name))
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while chunk := await asyncio.to_thread(file.read, calls.CHUNK_BYTES):
+            yield chunk
+
+
+class AsyncRuns:
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, agent: str | None = None, state: str | None = None) -> list[AsyncRun]:
+        found = (await self._transport.send(calls.list_runs(agent, state))).runs
+        return [AsyncRun(self._transport, info) for info in found]
+
+    async def get(self, run_id: str) -> AsyncRun:
+        return AsyncRun(self._transport, await self._transport.send(calls.get_run(run_id)))
+
+
+class AsyncRun(views.RunView):
+    def __init__(self, transport: AsyncTransport, info: wire.Run) -> None:
+        super().__init__(info)
+        self._transport = transport
+
+    async def _told(self, call: Call[wire.Run]) -> AsyncRun:
+        self.info = await self._transport.send(call)
+        return self
+
+    async def show(self) -> wire.Run:
+        await self._told(calls.get_run(self.id))
+        return self.info
+
+    async def cancel(self) -> AsyncRun:
+        return await self._told(calls.cancel_run(self.id))
+
+    async def resume(self, answer: str | None = None) -> AsyncRun:
+        return await self._told(calls.resume_run(self.id, answer))
+
+    async def wait(self, timeout_s: float | None = None) -> AsyncRun:
+        patience, began = Patience(), time.monotonic()
+        for wait_s in poll_waits_s():
+            try:
+                if (await self.show()).state.at_rest:
+                    return self
+                patience.answered()
+            except ServerUnreachable:
+                if patience.is_over(time.monotonic()):
+                    raise
+            if timeout_s is not None and time.monotonic() - began > timeout_s:
+                raise CommandTimeout(f"Run {self.id} is still {self.state} after {timeout_s:g} s.", hint="It goes on.")
+            await asyncio.sleep(wait_s)
+        raise AssertionError("poll_waits_s does not end")
+
+    async def events(self, after: int = 0) -> AsyncIterator[wire.RunEvent]:
+        patience = Patience()
+        while True:
+            try:
+                async for event in self._stream(after):
+                    patience.answered()
+                    if event.seq > after:
+                        after = event.seq
+                        yield event
+                if (await self.show()).state.at_rest and not await self._later(after):
+                    return
+            except (ServerUnreachable, CommandTimeout):
+                if patience.is_over(time.monotonic()):
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def _stream(self, after: int) -> AsyncIterator[wire.RunEvent]:
+        decoder = EventDecoder()
+        async with self._transport.stream(calls.run_event_stream(self.id, after)) as response:
+            async for line in response.aiter_lines():
+                if (event := decoder.feed(line)) is not None:
+                    yield event
+
+    async def _later(self, after: int) -> list[wire.RunEvent]:
+        return (await self._transport.send(calls.run_events(self.id, after))).events
+
+
+class AsyncInbox:
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, *, unread: bool = False) -> list[wire.Message]:
+        return (await self._transport.send(calls.list_messages(unread=unread))).messages
+
+    async def read(self, message_id: str) -> wire.Message:
+        return await self._transport.send(calls.read_message(message_id))
