@@ -58,7 +58,7 @@ class Tokens:
         return cls(owner=ensure_token(settings.token_file), worker=ensure_token(worker_token_file(settings)))
 
     def principal(self, authorization: str) -> Principal:
-        """Whom the value of an `Authorization` header stands for. Compares in constant time. Raises `Unauthenticated`."""
+        """Whom the value of an `Authorization` header stands for. Takes constant time. Raises `Unauthenticated`."""
         scheme, _, token = authorization.partition(" ")
         shown = token.strip().encode("utf-8", "surrogateescape")
         if scheme.lower() != "bearer" or not shown:

@@ -1,7 +1,7 @@
 """How a route says what it does to what: `requires("agent:read", of_agent)` as its dependency.
 
-Authentication happened before (`gates.IdentityGate`); here the one decision point is asked. `tests/test_access.py` fails
-when a route has no such dependency.
+Authentication happened before (`gates.IdentityGate`); here the one decision point is asked. `tests/test_access.py`
+fails when a route has no such dependency.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ AgentName = Annotated[str, Depends(agent_name)]
 
 
 def requires(action: str, resource: Callable[..., Any]) -> Any:
-    """A dependency that lets the request pass when its principal may do `action` on what `resource` (itself a dependency
-    that returns a `Resource`) finds. Raises `Unauthenticated`, `Forbidden`, and what `resource` raises."""
+    """A dependency that lets the request pass when its principal may do `action` on what `resource` (itself a
+    dependency that returns a `Resource`) finds. Raises `Unauthenticated`, `Forbidden`, and what `resource` raises."""
 
     async def authorized(caller: Caller, found: Annotated[Resource, Depends(resource)]) -> Principal:
         authorize(caller, action, found)
@@ -67,7 +67,7 @@ def owned_by(principal: Principal) -> str:
     return principal.name if principal.kind is PrincipalKind.OFFICE else ""
 
 
-# --- resources: what a request is about --------------------------------------------------------------------------------
+# --- resources: what a request is about -----------------------------------------------------------------------------
 def of_agent(kind: str = "agent") -> Callable[..., Resource]:
     """The agent in the path, or its `kind` ("database", "file", ...)."""
 

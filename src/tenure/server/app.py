@@ -8,12 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
+from tenure import __version__
 from tenure.identity.tokens import Tokens
 from tenure.server.api import agents, commands, files, health, inbox, objects, runs, sql, ssh
 from tenure.server.failures import Failures
 from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
 from tenure.server.services import Services
-from tenure.version import VERSION
 
 ROUTERS = (health, agents, commands, files, sql, objects, runs, inbox, ssh)
 DESCRIPTION = """Agents with an office each, and their work.
@@ -27,7 +27,7 @@ def create_app(services: Services, tokens: Tokens) -> FastAPI:
     """The app. It holds no state of its own: two made from the same services are the same."""
     app = FastAPI(
         title="Tenure",
-        version=VERSION,
+        version=__version__,
         description=DESCRIPTION,
         docs_url=None,  # the pages load scripts from elsewhere
         redoc_url=None,

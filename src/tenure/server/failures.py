@@ -1,4 +1,4 @@
-"""Every failure leaves the server as the payload of a `TenureError`, over HTTP and WebSocket alike, with a request id."""
+"""Every failure leaves the server as the payload of a `TenureError`, over HTTP and WebSocket, with a request id."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shorten(text: str, chars_max: int = SHOWN_CHARS_MAX) -> str:
 
 
 def from_validation(errors: Sequence[Any]) -> TenureError:
-    """The `InvalidArgument` that names each wrong field; what was sent is not repeated (it may be huge, or a secret)."""
+    """The `InvalidArgument` that names each wrong field; what was sent is not repeated (it may be a secret)."""
     fields = [_field(error) for error in errors[:FIELDS_SHOWN_MAX]]
     first = fields[0] if fields else {"field": "body", "problem": "is not valid"}
     message = f"{first['field']}: {first['problem']}"
@@ -74,7 +74,7 @@ def to_tenure_error(exc: Exception, request_id: str) -> TenureError:
         case HTTPException(status_code=404):
             return NotFound("There is nothing at this address.", hint="`GET /openapi.json` lists what there is.")
         case HTTPException(status_code=405):
-            return UsageError("This address does not take that method.", hint="`GET /openapi.json` lists what it takes.")
+            return UsageError("This address does not take that method.", hint="See `GET /openapi.json`.")
         case HTTPException(status_code=413):
             return TooLarge(shorten(str(exc.detail)), hint=LONG_DATA_HINT)
         case HTTPException(status_code=401):
@@ -146,16 +146,15 @@ class _Answer:
 
     async def fail(self, exc: Exception) -> None:
         error = to_tenure_error(exc, self.request_id)
-        if isinstance(error, InternalError) or error is not exc and error.http_status >= 500:
+        if isinstance(error, InternalError) or (error is not exc and error.http_status >= 500):
             log.error("%s %s failed", self.request_id, self.described(), exc_info=exc)
         if self.is_websocket and self.status == 101:
             if not self.ended:
                 await self._send({"type": "websocket.send", "text": payload_bytes(error).decode()})
-                await self.send({"type": "websocket.close", "code": LONG_DATA_HINT = "Put long data into a file of the office (`tenure cp`) or into its object storage."
-WS_POLICY_CLOSE, "reason": error.code})
+                await self.send({"type": "websocket.close", "code": WS_POLICY_CLOSE, "reason": error.code})
         elif self.status:
-            # Too late for a status: returning without the end of the body makes the HTTP layer cut the connection, so that the
-            # client sees a broken answer and not a short one that looks complete.
+            # Too late for a status: returning without the end of the body makes the HTTP layer cut the connection, so
+            # that the client sees a broken answer and not a short one that looks complete.
             log.warning("%s %s broke off: %s", self.request_id, self.described(), error.message)
         else:
             await self._send_payload(error, http_status(exc, error))

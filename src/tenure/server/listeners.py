@@ -146,8 +146,8 @@ async def listen(
         access_log=False,
         ws=WebSocketsSansIOProtocol,
         ws_max_size=WS_MESSAGE_BYTES_MAX,
-        # No pings: peers are local, so the kernel says when one is gone; and a pong behind input that a command does not
-        # read yet would come too late.
+        # No pings: peers are local, so the kernel says when one is gone; and a pong behind input that a command does
+        # not read yet would come too late.
         ws_ping_interval=None,
         ws_per_message_deflate=False,
         timeout_keep_alive=KEEP_ALIVE_S,

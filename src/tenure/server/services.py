@@ -84,8 +84,8 @@ class ExecOutcome(Protocol):
 
 
 class Session(Protocol):
-    """An attached command. Iterate once for its output; both directions hold back the writer when the reader is slow, so
-    that no amount of output grows this process."""
+    """An attached command. Iterate once for its output; both directions hold back the writer when the reader is slow,
+    so that no amount of output grows this process."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """(`STDOUT` or `STDERR`, data) as it comes; ends when the command has exited and all of it was read. With a
@@ -129,8 +129,10 @@ class Objects(Protocol):
     `DiskFull`, `TooLarge`."""
 
     async def list(self, bucket: str | None = None, prefix: str = "", *, limit: int = 1000) -> Sequence[Any]: ...
-    async def put(self, bucket: str, name: str, chunks: AsyncIterator[bytes], *, content_type: str | None = None) -> Any:
-        """Stores all of `chunks` and returns `wire.ObjectInfo`'s attributes. When `chunks` raises, nothing is stored."""
+    async def put(
+        self, bucket: str, name: str, chunks: AsyncIterator[bytes], *, content_type: str | None = None
+    ) -> Any:
+        """Stores all of `chunks`; the attributes of `wire.ObjectInfo`. When `chunks` raises, nothing is stored."""
         ...
 
     async def open(self, bucket: str, name: str) -> StoredObject: ...
@@ -140,7 +142,8 @@ class Objects(Protocol):
 
 class Offices(Protocol):
     async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str]) -> Office:
-        """Raises `InvalidName`, `InvalidArgument` (an unknown preset, a malformed domain), `AlreadyExists`, `DiskFull`."""
+        """A new office, awake. Raises `InvalidName`, `InvalidArgument` (unknown preset, malformed domain),
+        `AlreadyExists`, `DiskFull`, `SandboxError`."""
         ...
 
     async def get(self, name: str) -> Office: ...
@@ -166,8 +169,8 @@ class Offices(Protocol):
         stdin: bytes = b"",
         timeout_s: float = wire.EXEC_TIMEOUT_S_DEFAULT,
     ) -> ExecOutcome:
-        """Exactly one of `argv` and `script`. `cwd` None means the user's home. Raises `InvalidArgument` for an unknown user or a
-        missing `cwd`; a command that is not found exits 127, as in a shell. Cancelling the call ends the command."""
+        """Exactly one of `argv` and `script`. `cwd` None means the user's home. Raises `InvalidArgument` for an unknown
+        user or a missing `cwd`; a command that is not found exits 127, as in a shell. Cancelling the call ends the command."""
         ...
 
     async def attach(

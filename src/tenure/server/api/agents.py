@@ -1,0 +1,91 @@
+"""Agents and the life of their offices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import StreamingResponse
+
+from tenure import wire
+from tenure.server.access import AgentName, Caller, Has, of_agent, of_new_agent, of_own, owned_by, requires
+from tenure.server.services import LimitsWanted
+
+router = APIRouter(prefix="/v1/agents", tags=["agents"])
+
+LOG_LINES_DEFAULT = 200
+LOG_LINES_MAX = 100_000
+
+
+@router.post("", status_code=201, response_model=wire.Agent, dependencies=[requires("agent:create", of_new_agent)])
+async def create_agent(body: wire.AgentRequest, has: Has) -> Any:
+    """Makes an agent with an office of its own, awake."""
+    limits = LimitsWanted(body.cpus, body.memory_mb, body.disk_gb, body.processes)
+    return await has.offices.create(body.name, limits, body.egress)
+
+
+@router.get("", response_model=wire.AgentList, dependencies=[requires("agent:read", of_own("agent"))])
+async def list_agents(has: Has, caller: Caller) -> Any:
+    """All agents by name; an office sees itself."""
+    own = owned_by(caller)
+    offices = await has.offices.list()
+    return {"agents": sorted((o for o in offices if own in ("", o.name)), key=lambda office: office.name)}
+
+
+@router.get("/{name}", response_model=wire.Agent, dependencies=[requires("agent:read", of_agent())])
+async def get_agent(name: AgentName, has: Has) -> Any:
+    return await has.offices.get(name)
+
+
+@router.delete("/{name}", status_code=204, dependencies=[requires("agent:delete", of_agent())])
+async def delete_agent(name: AgentName, has: Has) -> None:
+    """Deletes the agent with everything that it owns."""
+    await has.offices.delete(name)
+
+
+@router.post("/{name}/wake", response_model=wire.Agent, dependencies=[requires("agent:wake", of_agent())])
+async def wake(name: AgentName, has: Has) -> Any:
+    """Starts the office when it sleeps."""
+    return await has.offices.wake(name)
+
+
+@router.post("/{name}/sleep", response_model=wire.Agent, dependencies=[requires("agent:sleep", of_agent())])
+async def sleep(name: AgentName, has: Has) -> Any:
+    """Stops the office's machine and database; everything on its disk stays."""
+    return await has.offices.sleep(name)
+
+
+@router.post("/{name}/reconnect", response_model=wire.Agent, dependencies=[requires("agent:reconnect", of_agent())])
+async def reconnect(name: AgentName, has: Has) -> Any:
+    """Closes the office's door and opens it anew; what runs inside goes on."""
+    return await has.offices.reconnect(name)
+
+
+@router.post("/{name}/restart", response_model=wire.Agent, dependencies=[requires("agent:restart", of_agent())])
+async def restart(name: AgentName, has: Has) -> Any:
+    """Stops the office's machine and starts it again on the same disk; what runs inside ends."""
+    return await has.offices.restart(name)
+
+
+@router.get("/{name}/probe", response_model=wire.Probe, dependencies=[requires("agent:read", of_agent())])
+async def probe(name: AgentName, has: Has) -> Any:
+    """Whether the office answers a trivial command within a few seconds."""
+    await has.offices.get(name)
+    return {"ok": await has.offices.probe(name)}
+
+
+@router.get(
+    "/{name}/logs",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/plain": {}}}},
+    dependencies=[requires("agent:logs", of_agent())],
+)
+async def logs(
+    name: AgentName,
+    has: Has,
+    lines: Annotated[int, Query(ge=0, le=LOG_LINES_MAX)] = LOG_LINES_DEFAULT,
+    follow: bool = False,
+) -> StreamingResponse:
+    """The end of the office's log; with `follow`, what comes after it too."""
+    chunks = await has.offices.logs(name, lines=lines, follow=follow)
+    return StreamingResponse(chunks, media_type="text/plain; charset=utf-8")

@@ -1,0 +1,100 @@
+"""Runs: an agent's work on a goal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import StreamingResponse
+
+from tenure import wire
+from tenure.errors import TooLarge
+from tenure.names import check_name
+from tenure.server.access import Caller, Has, of_new_run, of_own, of_run, owned_by, requires
+from tenure.server.checks import check_text
+from tenure.server.events import event_stream
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+PLAYBOOK_BYTES_MAX = 256 * 1024
+LIST_DEFAULT, LIST_MAX = 200, 1000
+EVENTS_DEFAULT, EVENTS_MAX = 500, 5000
+SEQ_MAX = 2**62
+
+After = Annotated[int, Query(ge=0, le=SEQ_MAX, description="Only events with a greater `seq`")]
+
+
+@router.post("", status_code=201, response_model=wire.Run, dependencies=[requires("run:create", of_new_run)])
+async def create_run(body: wire.RunRequest, has: Has) -> Any:
+    """Gives the agent a goal, and the playbook that carries it."""
+    size_bytes = len(check_text("playbook", body.playbook).encode())
+    if size_bytes > PLAYBOOK_BYTES_MAX:
+        raise TooLarge(
+            f"The playbook is {size_bytes} bytes; {PLAYBOOK_BYTES_MAX} are allowed.",
+            hint="Put long scripts and data into files of the office (`tenure cp`) and call them from the steps.",
+        )
+    check_text("goal", body.goal)
+    await has.offices.get(body.agent)
+    return await has.runs.create(
+        agent=body.agent,
+        goal=body.goal,
+        playbook=body.playbook,
+        playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
+        inputs=body.inputs,
+    )
+
+
+@router.get("", response_model=wire.RunList, dependencies=[requires("run:read", of_own("run"))])
+async def list_runs(
+    has: Has,
+    caller: Caller,
+    agent: str | None = None,
+    state: wire.RunState | None = None,
+    limit: Annotated[int, Query(ge=1, le=LIST_MAX)] = LIST_DEFAULT,
+) -> Any:
+    """Newest first; an office sees its own."""
+    if agent is not None:
+        check_name(agent)
+    own = owned_by(caller)
+    if own and agent not in (None, own):
+        return {"runs": []}
+    return {"runs": await has.runs.list(agent=own or agent, state=state.value if state else None, limit=limit)}
+
+
+@router.get("/{run_id}", response_model=wire.Run, dependencies=[requires("run:read", of_run)])
+async def get_run(run_id: str, has: Has) -> Any:
+    return await has.runs.get(run_id)
+
+
+@router.post("/{run_id}/cancel", response_model=wire.Run, dependencies=[requires("run:cancel", of_run)])
+async def cancel_run(run_id: str, has: Has) -> Any:
+    """Ends the run; its running step's command is stopped."""
+    return await has.runs.cancel(run_id)
+
+
+@router.post("/{run_id}/resume", response_model=wire.Run, dependencies=[requires("run:resume", of_run)])
+async def resume_run(run_id: str, has: Has, body: wire.ResumeRequest | None = None) -> Any:
+    """Lets a run that waits for a person go on, with the person's answer if there is one."""
+    answer = body.answer if body else None
+    return await has.runs.resume(run_id, check_text("answer", answer) if answer is not None else None)
+
+
+@router.get("/{run_id}/events", response_model=wire.EventList, dependencies=[requires("run:read", of_run)])
+async def list_events(
+    run_id: str, has: Has, after: After = 0, limit: Annotated[int, Query(ge=1, le=EVENTS_MAX)] = EVENTS_DEFAULT
+) -> Any:
+    """The run's journal, in order."""
+    return {"events": await has.runs.events(run_id, after=after, limit=limit)}
+
+
+@router.get(
+    "/{run_id}/events/stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+    dependencies=[requires("run:read", of_run)],
+)
+async def stream_events(run_id: str, has: Has, after: After = 0) -> StreamingResponse:
+    """The run's journal as server-sent events, each one's data a `RunEvent`; ends when the run is at rest."""
+    return StreamingResponse(
+        event_stream(has.runs, run_id, after), media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )

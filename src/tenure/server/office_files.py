@@ -1,0 +1,162 @@
+"""Files of an office, read and written by programs *in* the office, as one of its users.
+
+So its permissions, links and mounts mean what they mean inside, and nothing that an office puts on its disk can make
+the server read or write anything of the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from collections.abc import AsyncIterator, Sequence
+
+from tenure.errors import DiskFull, InvalidArgument, NotFound, SandboxError, TenureError
+from tenure.server.services import STDERR, STDOUT, Offices, Session
+
+STDERR_BYTES_MAX = 4096
+EXIT_MISSING, EXIT_WRONG_KIND = 66, 67
+EXIT_CHANGED = 1
+"""tar's: a file changed while it was read, which a living machine's files do."""
+
+# "$1" is the path, relative to the home of the user; nothing of it is ever parsed by the shell.
+READ_SCRIPT = f"""
+[ -e "$1" ] || exit {EXIT_MISSING}
+[ -f "$1" ] || exit {EXIT_WRONG_KIND}
+exec head -c "$2" -- "$1"
+"""
+PACK_SCRIPT = f"""
+[ -e "$1/$2" ] || [ -L "$1/$2" ] || exit {EXIT_MISSING}
+exec tar -C "$1" -cf - -- "$2"
+"""
+UNPACK_SCRIPT = f"""
+[ -e "$1" ] || exit {EXIT_MISSING}
+[ -d "$1" ] || exit {EXIT_WRONG_KIND}
+exec tar -C "$1" -xf -
+"""
+
+
+def _command(script: str, *arguments: str) -> Sequence[str]:
+    return ("sh", "-c", script, "sh", *arguments)
+
+
+def _anchored(path: str) -> str:
+    """`path` so that no program takes it for an option; a relative one begins in the home."""
+    return path if path.startswith("/") else f"./{path}"
+
+
+async def read_file(offices: Offices, agent: str, user: str, path: str, bytes_max: int) -> AsyncIterator[bytes]:
+    """The first `bytes_max` bytes of a file. Before the first byte raises `NotFound`, `InvalidArgument` (not a file, not
+    allowed)."""
+    argv = _command(READ_SCRIPT, _anchored(path), str(bytes_max))
+    return await _stream(offices, agent, user, argv, path, fine_codes=(0,))
+
+
+async def pack(offices: Offices, agent: str, user: str, path: str) -> AsyncIterator[bytes]:
+    """A tar archive of the file or directory, whose one top entry has its last name. Errors as of `read_file`."""
+    clean = posixpath.normpath(_anchored(path))
+    parent, name = posixpath.split(clean)
+    if name in ("", ".", ".."):
+        parent, name = clean, "."
+    argv = _command(PACK_SCRIPT, parent or ".", name)
+    return await _stream(offices, agent, user, argv, path, fine_codes=(0, EXIT_CHANGED))
+
+
+async def unpack(offices: Offices, agent: str, user: str, path: str, archive: AsyncIterator[bytes]) -> None:
+    """Unpacks a tar archive under the directory `path`. Raises `NotFound`, `InvalidArgument`, `DiskFull`."""
+    argv = _command(UNPACK_SCRIPT, _anchored(path))
+    session = await offices.attach(agent, argv=argv, env={"LC_ALL": "C"}, user=user)
+    try:
+        feeding = asyncio.create_task(_feed(session, archive))
+        try:
+            complaint = b""
+            async for channel, data in session:
+                if channel == STDERR and len(complaint) < STDERR_BYTES_MAX:
+                    complaint += data
+            code = await session.wait()
+            if code == 0:
+                await feeding
+        finally:
+            feeding.cancel()
+            # What broke the archive off on the client's side comes first: tar only saw a short one.
+            await asyncio.gather(feeding, return_exceptions=True)
+        if code != 0:
+            _raise_feeding_error(feeding)
+            raise _failure(code, complaint, path)
+    finally:
+        await asyncio.shield(session.close())
+
+
+async def _feed(session: Session, archive: AsyncIterator[bytes]) -> None:
+    try:
+        async for chunk in archive:
+            if chunk:
+                await session.send_stdin(chunk)
+    finally:
+        await session.send_eof()
+
+
+def _raise_feeding_error(feeding: asyncio.Task[None]) -> None:
+    if not feeding.cancelled() and (error := feeding.exception()) is not None:
+        raise error
+
+
+async def _stream(
+    offices: Offices, agent: str, user: str, argv: Sequence[str], path: str, *, fine_codes: tuple[int, ...]
+) -> AsyncIterator[bytes]:
+    """stdout of `argv`; its first words are awaited, so that failures become errors and not short answers."""
+    session = await offices.attach(agent, argv=argv, env={"LC_ALL": "C"}, user=user)
+    chunks = _chunks(session, path, fine_codes)
+    try:
+        first = await anext(chunks)
+    except StopAsyncIteration:
+        return _nothing()
+    except BaseException:
+        await asyncio.shield(session.close())
+        raise
+    return _rest(first, chunks)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for nothing in ():
+        yield nothing
+
+
+async def _rest(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
+
+
+async def _chunks(session: Session, path: str, fine_codes: tuple[int, ...]) -> AsyncIterator[bytes]:
+    try:
+        complaint = b""
+        async for channel, data in session:
+            if channel == STDOUT:
+                yield data
+            elif len(complaint) < STDERR_BYTES_MAX:
+                complaint += data
+        code = await session.wait()
+        if code not in fine_codes:
+            raise _failure(code, complaint, path)
+    finally:
+        await asyncio.shield(session.close())
+
+
+def _failure(code: int, complaint: bytes, path: str) -> TenureError:
+    said = complaint[:STDERR_BYTES_MAX].decode("utf-8", "replace").strip()
+    last = said.splitlines()[-1] if said else f"exit code {code}"
+    if code == EXIT_MISSING:
+        return NotFound(f"There is no {path!r} in the office.")
+    if code == EXIT_WRONG_KIND:
+        return InvalidArgument(
+            f"{path!r} in the office is of the wrong kind.", hint="A file was expected, or a directory."
+        )
+    if "No space left" in said or "Disk quota exceeded" in said:
+        return DiskFull("The office's disk is full.", details={"output": said})
+    if "Permission denied" in said or "Cannot open" in said or "Cannot mkdir" in said:
+        return InvalidArgument(
+            f"The office's user may not do this with {path!r}: {last}", hint="Use another directory, or user=root."
+        )
+    if "does not look like a tar archive" in said or "Unexpected EOF" in said or "invalid tar" in said:
+        return InvalidArgument(f"The body is not a tar archive: {last}")
+    return SandboxError(f"The office could not do this with {path!r}: {last}", details={"output": said})
