@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenure.errors import DoorClosed, DoorError
+from tenure.errors import DoorClosed, DoorError, SetupError
 from tenure.offices.door import frames
 from tenure.offices.door.frames import DoorRequest
 from tenure.offices.door.session import STDOUT_CHANNEL, Session, Stream, error_of, read_frame
@@ -30,6 +30,7 @@ JOB_WAIT_S_MAX = 30.0
 OUTPUT_BYTES_MAX = 1024 * 1024
 """Per stream of `run`, which collects; `attach` streams without a limit."""
 STREAM_BUFFER_BYTES = 256 * 1024
+SOCKET_PATH_BYTES_MAX = 107
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ class Door:
 
     # --- life ------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
-        """Listens on the doorway's `door.sock` (0600). A socket left by a dead server is replaced."""
+        """Listens on the doorway's `door.sock` (0600). A socket left by a dead server is replaced. Raises `SetupError`."""
+        if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES_MAX:
+            raise SetupError(
+                f"{self._path} is too long for a UNIX socket ({SOCKET_PATH_BYTES_MAX} bytes at most).",
+                hint="Choose a shorter TENURE_HOME or a shorter agent name.",
+            )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._on_dial, self._path, limit=STREAM_BUFFER_BYTES)

@@ -1,0 +1,43 @@
+"""What Tenure writes into an office's root before it boots: names of its neighbours, keys of its door, its network's manners.
+
+The root belongs to the agent, who may have replaced any file by a symbolic link; so everything goes through
+`tenure.offices.rootfs`, which never follows one out of the root.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncssh
+
+from tenure.offices.models import OfficeRecord
+from tenure.offices.rootfs import exists_in, write_file
+from tenure.secrets.egress.clients import configure_office
+from tenure.settings import Settings
+
+HOSTS = """\
+127.0.0.1 localhost {name}
+::1 localhost
+127.0.0.2 db
+127.0.0.3 s3
+127.0.0.4 api
+127.0.0.5 egress
+"""
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+
+
+def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str]) -> None:
+    """Writes what may have changed since the last boot. Fast: it is on the way of every wake."""
+    root = volume / "rootfs"
+    write_file(root, "etc/hostname", record.name + "\n")
+    write_file(root, "etc/hosts", HOSTS.format(name=record.name))
+    owner_key = settings.keys_dir / "id_ed25519.pub"
+    if owner_key.exists():
+        write_file(root, "etc/tenure/authorized_keys", owner_key.read_text())
+    if not exists_in(root, HOST_KEY):
+        key = asyncssh.generate_private_key("ssh-ed25519", comment=record.name)
+        write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
+        write_file(root, HOST_KEY + ".pub", key.export_public_key())
+    settings_of_sshd = "".join(f'SetEnv "{name}={value}"\n' for name, value in sorted(environment.items()))
+    write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", settings_of_sshd)
+    configure_office(root)

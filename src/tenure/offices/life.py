@@ -1,0 +1,250 @@
+"""Offices: create, find, use, sleep, delete. The server's API calls this; see `tenure.server.services.Offices`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tenure.data.database import OfficeDatabase
+from tenure.data.objects import ObjectStore
+from tenure.errors import InvalidArgument, SetupError, TenureError, TooLarge
+from tenure.names import check_name
+from tenure.offices.door.door import RunResult
+from tenure.offices.door.session import Session, Stream
+from tenure.offices.models import Limits, OfficeRecord, OfficeView
+from tenure.offices.office import Office, OfficeParts
+from tenure.offices.store import OfficeStore
+from tenure.work.hands import Command, CommandStatus
+
+SCRIPT_BYTES_MAX = 120 * 1024
+"""Linux takes at most 128 KiB in one argument."""
+EXEC_TIMEOUT_S_DEFAULT = 600.0
+USER_DEFAULT = "agent"
+
+logger = logging.getLogger(__name__)
+
+
+class _Wanted(Protocol):
+    @property
+    def cpus(self) -> float | None: ...
+    @property
+    def memory_mb(self) -> int | None: ...
+    @property
+    def disk_gb(self) -> float | None: ...
+    @property
+    def processes(self) -> int | None: ...
+
+
+class _Image(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+
+
+class Offices:
+    """All offices of this installation. Every method that names an agent raises `NotFound` when there is none."""
+
+    def __init__(self, store: OfficeStore, parts: OfficeParts, image: _Image) -> None:
+        self._store, self._parts, self._image = store, parts, image
+        self._held: dict[str, Office] = {}
+
+    # --- the installation ----------------------------------------------------------------------------------------------
+    async def adopt_all(self) -> None:
+        """For a server that starts: finishes what a dead one left half done and takes over the sandboxes that run."""
+        for record in await self._store.all(with_deleting=True):
+            office = self._hold(record)
+            try:
+                if record.stage == "creating":
+                    await office.make_volume(self._image_path(record))
+                    await self._store.set_stage(record.name, "asleep")
+                elif record.stage == "deleting":
+                    await self._demolish(office)
+                else:
+                    await office.adopt()
+            except TenureError as error:
+                logger.warning("adopting %s: %s", record.name, error)
+                office.log.write("office", f"not adopted: {error.message}")
+
+    async def close(self) -> None:
+        """For `tenure down`: every office is put to sleep."""
+        await asyncio.gather(*(office.sleep() for office in self._held.values()), return_exceptions=True)
+
+    async def let_go(self) -> None:
+        """For a server that is replaced: the offices go on."""
+        await asyncio.gather(*(office.let_go() for office in self._held.values()), return_exceptions=True)
+
+    def _hold(self, record: OfficeRecord) -> Office:
+        if record.name not in self._held or self._held[record.name].record.number != record.number:
+            self._held[record.name] = Office(record, self._parts)
+        return self._held[record.name]
+
+    async def _office(self, name: str) -> Office:
+        held = self._held.get(name)
+        return held if held is not None else self._hold(await self._store.get(name))
+
+    def _image_path(self, record: OfficeRecord) -> Path:
+        path = self._parts.settings.images_dir / record.image
+        if not path.exists():
+            raise SetupError(f"The image {record.image} is not there.", hint="`tenure setup` builds it.")
+        return path
+
+    # --- life ------------------------------------------------------------------------------------------------------------
+    async def create(self, name: str, limits: _Wanted, egress: Sequence[str]) -> OfficeView:
+        """A new office, awake. Raises `InvalidName`, `AlreadyExists`, `DiskFull`, `SandboxError`."""
+        check_name(name)
+        given = {
+            key: value
+            for key in ("cpus", "memory_mb", "disk_gb", "processes")
+            if (value := getattr(limits, key)) is not None
+        }
+        record = await self._store.add(name, self._image.id, replace(Limits(), **given), egress)
+        office = self._hold(record)
+        try:
+            await office.make_volume(self._image_path(record))
+        except BaseException:
+            self._held.pop(name, None)
+            await self._demolish(office)
+            raise
+        await self._store.set_stage(name, "asleep")
+        office.log.write("office", f"created from {record.image}")
+        await office.ready()
+        return await office.view(with_usage=False)
+
+    async def get(self, name: str) -> OfficeView:
+        return await (await self._office(name)).view(with_usage=True)
+
+    async def list(self) -> list[OfficeView]:
+        records = await self._store.all()
+        return list(await asyncio.gather(*(self._hold(record).view(with_usage=False) for record in records)))
+
+    async def delete(self, name: str) -> None:
+        office = await self._office(name)
+        await self._store.set_stage(name, "deleting")
+        self._held.pop(name, None)
+        await self._demolish(office)
+
+    async def _demolish(self, office: Office) -> None:
+        await office.demolish()
+        await self._store.remove(office.record.name)
+        self._held.pop(office.record.name, None)
+
+    async def wake(self, name: str) -> OfficeView:
+        office = await self._office(name)
+        await office.ready()
+        return await office.view(with_usage=False)
+
+    async def sleep(self, name: str) -> OfficeView:
+        office = await self._office(name)
+        await office.sleep()
+        return await office.view(with_usage=False)
+
+    async def reconnect(self, name: str) -> OfficeView:
+        office = await self._office(name)
+        await office.reconnect()
+        return await office.view(with_usage=False)
+
+    async def restart(self, name: str) -> OfficeView:
+        office = await self._office(name)
+        await office.restart()
+        return await office.view(with_usage=False)
+
+    async def probe(self, name: str) -> bool:
+        return await (await self._office(name)).probe()
+
+    # --- commands -----------------------------------------------------------------------------------------------------------
+    async def run(
+        self,
+        name: str,
+        *,
+        argv: Sequence[str] | None = None,
+        script: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str = USER_DEFAULT,
+        stdin: bytes = b"",
+        timeout_s: float = EXEC_TIMEOUT_S_DEFAULT,
+    ) -> RunResult:
+        """Runs a command to its end; wakes the office. See `tenure.server.services.Offices.run`."""
+        office = await self._office(name)
+        command = _argv(argv, script)
+        environment = _environment(office, env)
+        door = await office.ready()
+        return await door.run(command, env=environment, user=user, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
+
+    async def attach(
+        self,
+        name: str,
+        *,
+        argv: Sequence[str] | None = None,
+        script: str | None = None,
+        login: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str = USER_DEFAULT,
+        tty: tuple[int, int] | None = None,
+    ) -> Session:
+        """Starts a command and returns its streams; wakes the office."""
+        office = await self._office(name)
+        command = () if login else _argv(argv, script)
+        environment = _environment(office, env)
+        door = await office.ready()
+        return await door.attach(command, env=environment, user=user, cwd=cwd, tty=tty)
+
+    async def ssh(self, name: str) -> Stream:
+        """A fresh connection to the office's sshd; wakes the office."""
+        return await (await (await self._office(name)).ready()).ssh()
+
+    async def command_start(self, name: str, key: str, command: Command) -> CommandStatus:
+        office = await self._office(name)
+        argv = _argv(None, command.script)
+        environment = _environment(office, command.env)
+        door = await office.ready()
+        return await door.start_job(
+            key, argv, env=environment, user=command.user, cwd=command.cwd, timeout_s=command.timeout_s
+        )
+
+    async def command_status(self, name: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
+        return await (await (await self._office(name)).ready()).job_status(key, wait_s)
+
+    async def command_stop(self, name: str, key: str) -> None:
+        await (await (await self._office(name)).ready()).stop_job(key)
+
+    async def command_forget(self, name: str, key: str) -> None:
+        await (await (await self._office(name)).ready()).forget_job(key)
+
+    # --- data ------------------------------------------------------------------------------------------------------------------
+    async def database(self, name: str) -> OfficeDatabase:
+        return (await self._office(name)).database
+
+    async def objects(self, name: str) -> ObjectStore:
+        return (await self._office(name)).objects
+
+    async def logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        return (await self._office(name)).log.read(lines, follow)
+
+
+def _argv(argv: Sequence[str] | None, script: str | None) -> tuple[str, ...]:
+    if script is not None:
+        if len(script.encode("utf-8", "surrogateescape")) > SCRIPT_BYTES_MAX:
+            raise TooLarge(
+                f"A script may have {SCRIPT_BYTES_MAX} bytes.",
+                hint="Copy it into the office (`tenure cp`) and run it from there.",
+            )
+        argv = ("/bin/bash", "-c", script)
+    if not argv or not argv[0]:
+        raise InvalidArgument("No command was given.", hint="Say what to run: `tenure exec AGENT -- COMMAND`.")
+    if any("\0" in argument for argument in argv):
+        raise InvalidArgument("An argument contains a NUL byte, which no program can be given.")
+    return tuple(argv)
+
+
+def _environment(office: Office, extra: Mapping[str, str] | None) -> dict[str, Any]:
+    for name, value in (extra or {}).items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidArgument(f"{name[:60]!r} is not a valid environment variable.")
+    return {**office.environment, **(extra or {})}

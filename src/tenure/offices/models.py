@@ -1,0 +1,96 @@
+"""What an office is, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from tenure.offices.sandboxes.base import SandboxLimits
+
+CPUS_DEFAULT = 1.0
+MEMORY_MB_DEFAULT = 1024
+DISK_GB_DEFAULT = 10.0
+PROCESSES_DEFAULT = 512
+OFFICE_UID_FIRST = 210_000
+"""Host user ids of the offices' PostgreSQLs begin here, one per office."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an office may use at most. `disk_gb` counts the image too."""
+
+    cpus: float = CPUS_DEFAULT
+    memory_mb: int = MEMORY_MB_DEFAULT
+    disk_gb: float = DISK_GB_DEFAULT
+    processes: int = PROCESSES_DEFAULT
+
+    @property
+    def disk_bytes(self) -> int:
+        return int(self.disk_gb * 1024**3)
+
+    def for_sandbox(self) -> SandboxLimits:
+        return SandboxLimits(self.cpus, self.memory_mb * 1024**2, self.processes)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an office takes now; None where nothing runs to be measured."""
+
+    disk_bytes: int | None = None
+    memory_bytes: int | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True)
+class OfficeRecord:
+    """An office's row in the control database."""
+
+    name: str
+    number: int
+    """Unique in the installation and never used again; its PostgreSQL's host user id comes from it."""
+    image: str
+    limits: Limits
+    egress: tuple[str, ...]
+    stage: str
+    """"creating" until the volume is whole, then "awake" or "asleep" as last asked for, "deleting" at the end."""
+    created_at: datetime
+
+    @property
+    def uid(self) -> int:
+        return OFFICE_UID_FIRST + self.number
+
+
+@dataclass(frozen=True)
+class OfficeView:
+    """An office as the API shows it: the row, and what is true now."""
+
+    record: OfficeRecord
+    state: str
+    usage: Usage | None = field(default=None)
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def hostname(self) -> str:
+        return self.record.name
+
+    @property
+    def created_at(self) -> datetime:
+        return self.record.created_at
+
+    @property
+    def image(self) -> str:
+        return self.record.image
+
+    @property
+    def limits(self) -> Limits:
+        return self.record.limits
+
+    @property
+    def egress(self) -> tuple[str, ...]:
+        return self.record.egress
+
+    def with_usage(self, usage: Usage) -> OfficeView:
+        return replace(self, usage=usage)

@@ -1,0 +1,267 @@
+"""One office that this server holds: its door, its doorway's listeners, its database, and how it wakes and sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tenure.data.database import OfficeDatabase
+from tenure.data.objects import ObjectStore
+from tenure.errors import DoorClosed, NotFound, SandboxError, TenureError
+from tenure.offices import furnish
+from tenure.offices.door.door import Door
+from tenure.offices.log import OfficeLog
+from tenure.offices.models import OfficeRecord, OfficeView, Usage
+from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
+from tenure.offices.volumes.base import VolumeDriver
+from tenure.settings import Settings
+
+BOOT_TIMEOUT_S = 30.0
+ADOPT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 5.0
+
+FORWARDS = (
+    ("127.0.0.2:5432", "db"),
+    ("127.0.0.3:9000", "s3"),
+    ("127.0.0.4:8700", "api"),
+    ("127.0.0.5:3128", "egress"),
+)
+"""What an office can reach: its own loopback addresses, each forwarded to a socket of its doorway. Nothing else exists."""
+
+logger = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Something that serves one socket of the doorway."""
+
+    async def close(self) -> None: ...
+
+
+ListenerFactory = Callable[[OfficeRecord, Path], Awaitable[Listener]]
+
+
+@dataclass(frozen=True)
+class OfficeParts:
+    """What every office of an installation shares."""
+
+    settings: Settings
+    sandboxes: SandboxDriver
+    volumes: VolumeDriver
+    listeners: dict[str, ListenerFactory]
+    """Per socket name of `FORWARDS` but `db`, which the office's own database serves."""
+    environment: dict[str, str]
+    """What every command in an office finds in its environment."""
+
+
+class Office:
+    """`ready` is the way in: it returns the open door of an office that is awake, waking it when it is not."""
+
+    def __init__(self, record: OfficeRecord, parts: OfficeParts) -> None:
+        settings = parts.settings
+        self.record = record
+        self.volume = settings.volumes_dir / record.name
+        self.doorway = settings.doorway(record.name)
+        self.door = Door(record.name, self.doorway)
+        self.database = OfficeDatabase(settings, record.name, self.volume, record.uid)
+        self.objects = ObjectStore(self.volume / "objects")
+        self.log = OfficeLog(settings.logs_dir / "offices" / f"{record.name}.log")
+        self._parts = parts
+        self._changing = asyncio.Lock()
+        self._listening: list[Listener] | None = None
+        self._waking = False
+        self._broken = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self._parts.environment, "TENURE_AGENT": self.record.name, "HOSTNAME": self.record.name}
+
+    # --- what it is now ----------------------------------------------------------------------------------------------
+    async def state(self) -> str:
+        """ "awake", "asleep", "waking" or "broken" (the last attempt to wake it failed)."""
+        if self._waking:
+            return "waking"
+        if self.door.is_open or await self._sandbox_state() in (SandboxState.RUNNING, SandboxState.PAUSED):
+            return "awake"
+        return "broken" if self._broken else "asleep"
+
+    async def view(self, *, with_usage: bool) -> OfficeView:
+        view = OfficeView(self.record, await self.state())
+        return view.with_usage(await self._usage(view.state)) if with_usage else view
+
+    async def _usage(self, state: str) -> Usage:
+        disk = memory = processes = None
+        try:
+            disk = (await self._parts.volumes.usage(self.volume)).used_bytes
+            if state == "awake":
+                sandbox = await self._parts.sandboxes.usage(self.record.name)
+                memory, processes = sandbox.memory_bytes, sandbox.processes
+        except TenureError as error:
+            logger.warning("usage of %s: %s", self.record.name, error)
+        return Usage(disk, memory, processes)
+
+    async def _sandbox_state(self) -> SandboxState:
+        return await self._parts.sandboxes.state(self.record.name)
+
+    # --- waking ------------------------------------------------------------------------------------------------------
+    async def ready(self) -> Door:
+        """The open door; wakes the office when it sleeps or died. Raises `SandboxError`, `DoorClosed`, `DiskFull`."""
+        if not self.door.is_open:
+            async with self._changing:
+                if not self.door.is_open:
+                    await self._bring_up()
+        return self.door
+
+    async def _bring_up(self) -> None:
+        state = await self._sandbox_state()
+        if state is SandboxState.RUNNING and self._listening is not None:
+            try:  # all connections may be in use for a moment; only a silent door is a reason to act
+                await self.door.wait_open()
+                return
+            except DoorClosed:
+                self.log.write("office", "the sandbox runs but its door is silent")
+                raise
+        if state is SandboxState.RUNNING:
+            await self._adopt()
+        else:
+            await self._boot(state)
+
+    async def _boot(self, state: SandboxState) -> None:
+        began = time.monotonic()
+        self._waking = True
+        try:
+            if state is not SandboxState.ABSENT:
+                self.log.write("sandbox", f"found {state}; cleaning up")
+                await self._parts.sandboxes.stop(self.record.name, grace_s=0)
+            if not await self._parts.volumes.exists(self.volume):
+                raise NotFound(
+                    f"The volume of {self.record.name} is missing from {self.volume.parent}.",
+                    hint="Is the pool mounted? `tenure doctor` says. Tenure will not replace a volume by an empty one.",
+                )
+            furnish.before_boot(self._parts.settings, self.record, self.volume)
+            await self.listen()
+            await self._parts.sandboxes.start(self.spec())
+            await self.door.wait_open(BOOT_TIMEOUT_S)
+        except TenureError as error:
+            self._broken = True
+            self.log.write("office", f"did not wake: {error.message}")
+            await self._parts.sandboxes.stop(self.record.name, grace_s=0)
+            raise
+        finally:
+            self._waking = False
+        self._broken = False
+        self.log.write("office", f"awake after {(time.monotonic() - began) * 1000:.0f} ms")
+
+    def spec(self) -> SandboxSpec:
+        """How this office's sandbox is started."""
+        return SandboxSpec(
+            id=self.record.name,
+            root=self.volume / "rootfs",
+            doorway=self.doorway,
+            officed_dir=self._parts.settings.officed_dir,
+            hostname=self.record.name,
+            limits=self.record.limits.for_sandbox(),
+            forwards=tuple((address, f"{name}.sock") for address, name in FORWARDS),
+        )
+
+    async def listen(self) -> None:
+        """Opens the doorway: the door and what the forwards reach. Does nothing when it is open."""
+        if self._listening is not None:
+            return
+        self.doorway.mkdir(parents=True, exist_ok=True)
+        await self.door.open()
+        self._listening = [await self.database.serve(self.doorway / "db.sock")]
+        for name, factory in self._parts.listeners.items():
+            self._listening.append(await factory(self.record, self.doorway / f"{name}.sock"))
+
+    async def _adopt(self) -> None:
+        """A sandbox that outlived its server: open the doorway under it, and it dials in."""
+        await self.listen()
+        await self.door.wait_open(ADOPT_TIMEOUT_S)
+        self.log.write("office", "adopted: it went on while no server ran")
+
+    async def adopt(self) -> None:
+        """For a server that starts: takes over a running sandbox; cleans up a dead one. Never wakes."""
+        async with self._changing:
+            state = await self._sandbox_state()
+            if state is SandboxState.RUNNING:
+                await self._adopt()
+            elif state is not SandboxState.ABSENT:
+                await self._parts.sandboxes.stop(self.record.name, grace_s=0)
+
+    # --- sleeping ----------------------------------------------------------------------------------------------------
+    async def sleep(self) -> None:
+        """Stops database and sandbox; the volume keeps everything. An office that sleeps already stays so."""
+        async with self._changing:
+            await self._stop()
+            self._broken = False
+            self.log.write("office", "asleep")
+
+    async def _stop(self) -> None:
+        await self.database.stop()
+        await self._parts.sandboxes.stop(self.record.name)
+        await self._close_doorway()
+
+    async def _close_doorway(self) -> None:
+        listening, self._listening = self._listening or [], None
+        for listener in listening:
+            await listener.close()
+        await self.door.close()
+
+    async def let_go(self) -> None:
+        """For a server that ends while offices go on: closes the doorway only."""
+        async with self._changing:
+            await self._close_doorway()
+
+    # --- recovery ----------------------------------------------------------------------------------------------------
+    async def reconnect(self) -> None:
+        """Rung 4: hang up; the office dials anew. Raises `DoorClosed` when it does not."""
+        async with self._changing:
+            self.log.write("office", "door: reconnecting")
+            self.door.hang_up()
+            if await self._sandbox_state() is SandboxState.RUNNING:
+                await self.listen()
+                await self.door.wait_open()
+                return
+        await self.ready()
+
+    async def restart(self) -> None:
+        """Rung 5: fresh processes on the same volume. What ran is lost, what was written is not."""
+        async with self._changing:
+            self.log.write("office", "restarting the sandbox")
+            await self._stop()
+            await self._boot(SandboxState.ABSENT)
+
+    async def probe(self) -> bool:
+        """Whether a trivial command runs within `PROBE_TIMEOUT_S`. Does not wake a sleeping office, and does not raise."""
+        if not self.door.is_open:
+            return False
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                return (await self.door.run(("/bin/true",), env={}, user="root")).exit_code == 0
+        except (TimeoutError, SandboxError, TenureError):
+            return False
+
+    # --- volume ------------------------------------------------------------------------------------------------------
+    async def make_volume(self, image: Path) -> None:
+        """Clones the image; what a killed attempt left is replaced, since nothing was ever stored in it."""
+        await self._parts.volumes.delete(self.volume)
+        await self._parts.volumes.create(image, self.volume)
+        await self._parts.volumes.set_limit(self.volume, self.record.limits.disk_bytes)
+        (self.volume / "office.json").write_text(json.dumps({"agent": self.record.name, "image": self.record.image}))
+
+    async def demolish(self) -> None:
+        """Stops everything and deletes the volume, the doorway and the log."""
+        async with self._changing:
+            await self._stop()
+            await self._parts.volumes.delete(self.volume)
+            if self.doorway.exists():
+                for path in self.doorway.iterdir():
+                    path.unlink()
+                self.doorway.rmdir()
+            self.log.remove()

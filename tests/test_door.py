@@ -1,0 +1,229 @@
+"""Guarantees of the door: what goes through it arrives whole, jobs belong to their key, and nonsense from an office is
+refused. `officed` runs as a plain process here; `test_worker_end_to_end.py` has it inside gVisor."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tenure.errors import DoorClosed, DoorError, InvalidArgument, SetupError, TooLarge
+from tenure.offices.door import frames
+from tenure.offices.door.door import Door, parse_job_status
+from tenure.settings import Settings
+from tenure.work.hands import CommandState
+
+Start = Callable[[], "asyncio.Future[asyncio.subprocess.Process]"]
+
+
+class Bench:
+    """A door with an `officed` on the other side that a test can end and start again."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self.directory = directory
+        self.door = Door("bench", directory / "doorway")
+        self._officed = settings.officed_dir / "officed"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def boot(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            self._officed, "--door", self.directory / "doorway" / "door.sock", "--jobs", self.directory / "jobs"
+        )
+        await self.door.wait_open()
+
+    async def crash(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def run(self, script: str, **more: object) -> tuple[int, bytes, bytes]:
+        result = await self.door.run(("/bin/sh", "-c", script), env={}, user="root", **more)  # type: ignore[arg-type]
+        return result.exit_code, result.stdout, result.stderr
+
+    async def job(self, key: str, script: str, timeout_s: float | None = None):
+        return await self.door.start_job(key, ("/bin/sh", "-c", script), env={}, user="root", timeout_s=timeout_s)
+
+
+@pytest.fixture
+async def bench(settings: Settings, tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(settings, tmp_path)
+    await bench.door.open()
+    await bench.boot()
+    yield bench
+    await bench.door.close()
+    await bench.crash()
+
+
+async def test_exit_codes_and_both_streams_arrive(bench: Bench) -> None:
+    assert await bench.run("echo out; echo err >&2; exit 7") == (7, b"out\n", b"err\n")
+    assert (await bench.run("kill -9 $$"))[0] == 128 + 9
+
+
+async def test_binary_data_goes_through_unchanged(bench: Bench) -> None:
+    data = bytes(range(256)) * 8000
+    code, out, _ = await bench.run("cat", stdin=data, output_bytes_max=len(data) + 1)
+    assert (code, out) == (0, data)
+
+
+async def test_a_flood_of_output_is_counted_and_not_kept(bench: Bench) -> None:
+    result = await bench.door.run(("head", "-c", "200000000", "/dev/zero"), env={}, user="root")
+    assert result.stdout_bytes == 200_000_000
+    assert len(result.stdout) == 1024 * 1024
+
+
+async def test_a_program_that_does_not_exist_is_127_as_in_a_shell(bench: Bench) -> None:
+    result = await bench.door.run(("no-such-program",), env={}, user="root")
+    assert (result.exit_code, result.stderr) == (127, b"no-such-program: No such file or directory\n")
+
+
+@pytest.mark.parametrize("wrong", [{"user": "no-such-user"}, {"user": "root", "cwd": "/no/such/dir"}])
+async def test_what_cannot_be_started_is_a_clear_error(bench: Bench, wrong: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument, match=r"no user|No such file"):
+        await bench.door.run(("true",), env={}, **wrong)
+
+
+async def test_a_time_limit_ends_the_whole_process_group(bench: Bench) -> None:
+    marker = bench.directory / "alive"
+    script = f"(trap '' TERM; while :; do touch {marker}; sleep 0.05; done) & sleep 100"
+    result = await bench.door.run(("/bin/sh", "-c", script), env={}, user="root", timeout_s=0.3)
+    assert result.timed_out
+    marker.unlink(missing_ok=True)
+    await asyncio.sleep(0.3)
+    assert not marker.exists()
+
+
+async def test_leaving_a_session_ends_its_command(bench: Bench) -> None:
+    session = await bench.door.attach(("/bin/sh", "-c", "echo $$; sleep 100"), env={}, user="root")
+    async for _channel, data in session:
+        pid = int(data)
+        break
+    await session.close()
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the command outlived its session")
+
+
+async def test_a_terminal_is_a_terminal(bench: Bench) -> None:
+    session = await bench.door.attach(("/bin/sh",), env={"PS1": ""}, user="root", tty=(30, 100))
+    await session.resize(40, 120)
+    await session.send_stdin(b"stty size; exit 3\n")
+    seen = b"".join([data async for _, data in session])
+    assert b"40 120" in seen
+    assert await session.wait() == 3
+
+
+async def test_more_sessions_at_once_than_idle_connections(bench: Bench) -> None:
+    results = await asyncio.gather(*(bench.run(f"sleep 0.1; echo {n}") for n in range(40)))
+    assert [out for _, out, _ in results] == [f"{n}\n".encode() for n in range(40)]
+
+
+async def test_a_job_of_a_known_key_never_runs_twice(bench: Bench) -> None:
+    log = bench.directory / "log"
+    starts = [bench.job("once", f"echo ran >> {log}; sleep 0.2") for _ in range(8)]
+    await asyncio.gather(*starts)
+    assert (await bench.door.job_status("once", wait_s=10)).state is CommandState.EXITED
+    again = await bench.job("once", f"echo ran >> {log}")
+    assert again.state is CommandState.EXITED
+    assert log.read_text() == "ran\n"
+
+
+async def test_a_job_outlives_every_connection(bench: Bench) -> None:
+    await bench.job("long", "sleep 0.5; echo done; exit 4")
+    await bench.door.close()
+    await asyncio.sleep(0.2)
+    await bench.door.open()
+    status = await bench.door.job_status("long", wait_s=10)
+    assert (status.state, status.exit_code, status.output) == (CommandState.EXITED, 4, "done\n")
+
+
+async def test_a_job_whose_office_died_is_lost_not_absent(bench: Bench) -> None:
+    await bench.job("cut", "echo begun; sleep 0.2; sleep 100")
+    await bench.job("whole", "echo whole")
+    await bench.door.job_status("whole", wait_s=10)
+    await bench.crash()
+    await bench.boot()
+    assert (await bench.door.job_status("cut")).state is CommandState.LOST
+    whole = await bench.door.job_status("whole")
+    assert (whole.state, whole.output) == (CommandState.EXITED, "whole\n")
+    assert (await bench.door.job_status("never")).state is CommandState.ABSENT
+
+
+async def test_a_job_keeps_the_end_of_its_output(bench: Bench) -> None:
+    await bench.job("loud", "seq 1 400000")
+    status = await bench.door.job_status("loud", wait_s=20)
+    assert status.output.endswith("399999\n400000\n")
+    assert len(status.output) == 65536
+    assert status.output_bytes == sum(len(str(n)) + 1 for n in range(1, 400001))
+
+
+async def test_stopping_and_forgetting_a_job(bench: Bench) -> None:
+    await bench.job("stop", "sleep 100")
+    stopped = await bench.door.stop_job("stop")
+    assert (stopped.state, stopped.exit_code) == (CommandState.EXITED, 128 + 15)
+    assert (await bench.door.forget_job("stop")).state is CommandState.ABSENT
+    timed = await bench.job("timed", "sleep 100", timeout_s=0.2)
+    assert timed.state is CommandState.RUNNING
+    assert (await bench.door.job_status("timed", wait_s=10)).timed_out
+
+
+async def test_a_silent_office_is_an_error_not_a_wait(bench: Bench) -> None:
+    await bench.crash()
+    with pytest.raises(DoorClosed, match="did not answer"):
+        await bench.door.wait_open(0.2)
+    await bench.boot()
+    assert (await bench.run("echo back"))[1] == b"back\n"
+
+
+async def test_hanging_up_is_followed_by_a_new_dial(bench: Bench) -> None:
+    bench.door.hang_up()
+    await bench.door.wait_open()
+    await bench.door.ping()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        frames.HEADER.pack(b"1", frames.FRAME_BYTES_MAX + 1),
+        frames.frame(b"x", b"not a number"),
+        frames.frame(b"j", b"\xff\xfe"),
+        b"\0",
+    ],
+)
+async def test_nonsense_from_an_office_is_refused(tmp_path: Path, answer: bytes) -> None:
+    door = Door("liar", tmp_path)
+    await door.open()
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "door.sock")
+
+    async def lie() -> None:
+        size = struct.unpack(">I", await reader.readexactly(4))[0]
+        await reader.readexactly(size)
+        writer.write(frames.frame(frames.STARTED) + answer)
+        writer.close()
+
+    lying = asyncio.create_task(lie())
+    with pytest.raises(DoorError):
+        await door.run(("true",), env={}, user="root")
+    await lying
+    await door.close()
+
+
+def test_malformed_job_statuses_are_refused() -> None:
+    for payload in (b"", b"running", b"unknown 0 0 0 0\n", b"exited x 0 0 0\n"):
+        with pytest.raises(DoorError):
+            parse_job_status(payload)
+
+
+def test_oversized_requests_are_refused_before_they_are_sent() -> None:
+    with pytest.raises(TooLarge):
+        frames.DoorRequest("run", argv=("x" * (frames.REQUEST_BYTES_MAX + 1),)).encode()
+
+
+async def test_a_home_too_deep_for_sockets_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="too long"):
+        await Door("deep", tmp_path / ("d" * 120)).open()
