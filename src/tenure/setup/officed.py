@@ -1,0 +1,55 @@
+"""Builds `officed`, the office's end of the door, with the image's own compiler: the host needs none."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from tenure.errors import SetupError
+from tenure.settings import Settings
+from tenure.setup import chroot
+from tenure.setup.image import current_image
+
+SOURCE = Path(__file__).parent.parent / "offices" / "door" / "officed.c"
+FLAGS = "-O2 -static -pthread -Wall"
+COMPILE_TIMEOUT_S = 120
+PROGRAM = "officed"
+STAMP = "source.sha256"
+
+
+def is_current(settings: Settings) -> bool:
+    """Whether the program is there and was built from the present source."""
+    try:
+        stamped = (settings.officed_dir / STAMP).read_text()
+    except OSError:
+        return False
+    program = settings.officed_dir / PROGRAM
+    return stamped == _stamp() and program.is_file() and program.stat().st_size > 0
+
+
+def build(settings: Settings) -> None:
+    """Compiles and replaces the program in one step; running offices keep the old one. Raises `SetupError`."""
+    settings.officed_dir.mkdir(parents=True, exist_ok=True)
+    fresh = settings.officed_dir / f".{PROGRAM}.new"
+    stamp = _stamp()
+    chroot.run_inside(
+        current_image(settings).rootfs,
+        f"gcc {FLAGS} -o /tmp/officed /tmp/officed.c",
+        doing="Compiling officed",
+        timeout_s=COMPILE_TIMEOUT_S,
+        bring={"officed.c": SOURCE},
+        take={"officed": fresh},
+    )
+    fresh.chmod(0o755)
+    fresh.rename(settings.officed_dir / PROGRAM)
+    (settings.officed_dir / STAMP).write_text(stamp)
+
+
+def _stamp() -> str:
+    try:
+        source = SOURCE.read_bytes()
+    except OSError as error:
+        raise SetupError(
+            "The source of officed is missing from the tenure package.", hint="Reinstall tenure."
+        ) from error
+    return hashlib.sha256(FLAGS.encode() + b"\0" + source).hexdigest() + "\n"

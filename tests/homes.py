@@ -1,0 +1,119 @@
+"""Homes for tests: each test session gets homes of its own inside the shared test pool, and leaves none behind.
+
+The base image takes half a minute to build, so it is built once under `TENURE_TEST_HOME` and shared: a session's home
+is a directory *inside* that pool, whose image, officed, PostgreSQL tree and keys are links to the shared ones. So two
+sessions on one machine do not meet, and an office is still one clone of the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import IO
+
+from tenure.settings import Settings
+
+SHARED_PARTS = ("officed", "postgresql", "keys")
+COMMAND_TIMEOUT_S = 60
+SUBVOLUME_INODE = 256
+STOP_WAIT_S = 10.0
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_home(shared: Settings, home: Path) -> tuple[Settings, IO[str]]:
+    """A new home at `home` (inside the shared pool) and its lock, to be held as long as the home is in use."""
+    home.mkdir(parents=True)
+    lock = (home / ".in-use").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    settings = Settings(home=home, port=free_port())
+    for part in SHARED_PARTS:
+        (home / part).symlink_to(shared.home / part)
+    for directory in (settings.volumes_dir, settings.snapshots_dir, settings.run_dir, settings.logs_dir):
+        directory.mkdir(parents=True)
+    settings.images_dir.symlink_to(shared.images_dir)
+    return settings, lock
+
+
+def remove_abandoned_homes(homes: Path) -> None:
+    """Removes the homes of sessions that were killed: nobody holds their lock any more."""
+    for home in sorted(homes.iterdir()) if homes.exists() else []:
+        lock_file = home / ".in-use"
+        if not lock_file.exists():
+            if time.time() - home.stat().st_mtime > COMMAND_TIMEOUT_S:  # else: just being made by another session
+                remove_home(home)
+            continue
+        with lock_file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            remove_home(home)
+
+
+def remove_home(home: Path) -> None:
+    """Ends every process that belongs to `home` and deletes all that is in it."""
+    settings = Settings(home=home)
+    _stop_processes(settings)
+    for pattern in ("*", "*/*"):
+        for parent in (settings.volumes_dir, settings.snapshots_dir):
+            for path in parent.glob(pattern):
+                if path.is_dir() and not path.is_symlink() and path.stat().st_ino == SUBVOLUME_INODE:
+                    _delete_subvolume(path)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _stop_processes(settings: Settings) -> None:
+    for pid in _pids_of(settings.home):  # servers and workers first, so that nobody starts a sandbox again
+        _kill(pid)
+    if settings.runsc_root.exists():
+        root = ["runsc", "--root", str(settings.runsc_root)]
+        listed = subprocess.run(
+            [*root, "list", "-quiet"], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+        for sandbox in listed.stdout.split():
+            subprocess.run(
+                [*root, "delete", "-force", sandbox], capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+            )
+    deadline = time.monotonic() + STOP_WAIT_S
+    while (pids := _pids_of(settings.home)) and time.monotonic() < deadline:
+        for pid in pids:
+            _kill(pid)
+        time.sleep(0.05)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _pids_of(home: Path) -> list[int]:
+    """Processes whose command line or environment names `home` (never this process or those above it)."""
+    needle = os.fsencode(home)
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if needle in (entry / "cmdline").read_bytes() or needle in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def _delete_subvolume(path: Path) -> None:
+    # A read-only snapshot may have read-only subvolumes below it: none of ours has, so one call is enough.
+    subprocess.run(
+        ["btrfs", "subvolume", "delete", str(path)], capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+    )
