@@ -1,0 +1,208 @@
+"""`make bench`: each figure beside its floor, measured in turns in one run. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from floor import BareRunsc
+from tenure import Tenure
+from tenure.client import Agent
+from tenure.server import daemon
+from tenure.settings import Settings
+from tenure.setup import current_image, install
+
+ROUNDS = {"create": 8, "wake": 8, "exec": 40, "sql": 2000, "steps": 100}
+STEPS_RUN_WAIT_S = 300.0
+
+SQL_PROGRAM = """
+import statistics, sys, time, psycopg
+connection = psycopg.connect(autocommit=True)
+times = []
+for n in range(int(sys.argv[1]) + 200):
+    began = time.perf_counter()
+    connection.execute("select 1").fetchone()
+    times.append(time.perf_counter() - began)
+print(statistics.median(times[200:]))
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Medians in milliseconds (or per second, for `steps`), and their ratio; `aim` is what the project asks of itself."""
+
+    what: str
+    measured: float
+    floor: float
+    unit: str
+    aim: str
+
+    @property
+    def ratio(self) -> float:
+        return self.measured / self.floor
+
+
+def in_turns(rounds: int, one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
+    """Medians of both in milliseconds, measured alternately so that noise meets both alike."""
+    pairs = [(one(), other()) for _ in range(rounds)]
+    return tuple(statistics.median(column) * 1000 for column in zip(*pairs, strict=True))  # type: ignore[return-value]
+
+
+def timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+class Benchmarks:
+    def __init__(self, tenure: Tenure, settings: Settings, floor: BareRunsc) -> None:
+        self._tenure, self._settings, self._floor = tenure, settings, floor
+
+    def _create(self, name: str) -> Agent:
+        agent = self._tenure.agents.create(name, cpus=2)
+        agent.exec(["/bin/true"], user="root")
+        return agent
+
+    def _floor_boot(self) -> float:
+        took_s = self._floor.run_and_exec()
+        self._floor.delete()
+        return took_s
+
+    def create(self) -> Figure:
+        names = iter(range(1000))
+
+        def once() -> float:
+            name = f"bench-{next(names)}"
+            took_s = timed(lambda: self._create(name))
+            self._tenure.agents.get(name).delete()
+            return took_s
+
+        return Figure("create → first command", *in_turns(ROUNDS["create"], once, self._floor_boot), "ms", "≤ 1.5")
+
+    def wake(self) -> Figure:
+        agent = self._create("bench-wake")
+
+        def once() -> float:
+            agent.sleep()
+            return timed(lambda: agent.exec(["/bin/true"], user="root"))
+
+        figure = Figure("wake → first command", *in_turns(ROUNDS["wake"], once, self._floor_boot), "ms", "≤ 1.5")
+        agent.delete()
+        return figure
+
+    def exec(self) -> Figure:
+        agent = self._create("bench-exec")
+        self._floor.run_and_exec()
+        measured = in_turns(
+            ROUNDS["exec"], lambda: timed(lambda: agent.exec(["/bin/true"], user="root")), self._floor.exec
+        )
+        self._floor.delete()
+        agent.delete()
+        return Figure("exec on an awake office", *measured, "ms", "≤ 1.0")
+
+    def sql(self) -> Figure:
+        agent = self._tenure.agents.create("bench-sql", cpus=2, egress=["pip"])
+        installed = agent.exec("pip install -q 'psycopg[binary]'", timeout_s=300)
+        assert installed.exit_code == 0, installed.stderr
+        agent.sql("select 1")
+        inside = agent.exec(["python3", "-c", SQL_PROGRAM, str(ROUNDS["sql"])], timeout_s=120)
+        assert inside.exit_code == 0, inside.stderr
+        direct = self._direct_sql("bench-sql")
+        agent.delete()
+        return Figure("SQL round trip through the door", float(inside.stdout) * 1000, direct * 1000, "ms", "≤ 0.5 ms")
+
+    def _direct_sql(self, agent: str) -> float:
+        socket_dir = self._settings.run_dir / "pg" / agent
+        with psycopg.connect(host=str(socket_dir), user="agent", dbname="agent", autocommit=True) as connection:
+            times = [timed(lambda: connection.execute("select 1").fetchone()) for _ in range(ROUNDS["sql"] + 200)]
+        return statistics.median(times[200:])
+
+    def steps(self) -> Figure:
+        agent = self._tenure.agents.create("bench-steps", cpus=2)
+        count = ROUNDS["steps"]
+        steps = "\n".join(f"  - id: s{n}\n    sql: select {n}" for n in range(count))
+        agent.sql("select 1")
+        began = time.perf_counter()
+        run = agent.run("as many steps as possible", playbook=f"name: steps\nsteps:\n{steps}\n").wait(STEPS_RUN_WAIT_S)
+        took_s = time.perf_counter() - began
+        assert run.info.state == "succeeded", run.info
+        agent.delete()
+        return Figure("durable SQL steps", count / took_s, self._inserts_per_s(), "per s", "–")
+
+    def _inserts_per_s(self) -> float:
+        from tenure.postgres.control import control_dsn
+
+        with psycopg.connect(control_dsn(self._settings), autocommit=True) as connection:
+            connection.execute("CREATE TABLE bench_floor (n int primary key, body text)")
+            try:
+                began = time.perf_counter()
+                for n in range(1000):
+                    connection.execute("INSERT INTO bench_floor VALUES (%s, %s)", (n, "x" * 200))
+                return 1000 / (time.perf_counter() - began)
+            finally:
+                connection.execute("DROP TABLE bench_floor")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*ROUNDS, []], help="which (all when none is named)")
+    names = parser.parse_args().names or list(ROUNDS)
+    console = Console()
+    settings = Settings.from_environment()
+    install(settings, console)
+    was_running = daemon.is_running(settings)
+    daemon.up(settings, foreground=False)
+    with tempfile.TemporaryDirectory(dir=settings.pool_dir) as scratch:
+        root = Path(scratch) / "rootfs"
+        os.system(f"cp -a --reflink=auto {current_image(settings).path}/rootfs {root}")
+        floor = BareRunsc(root)
+        figures: list[Figure] = []
+        with Tenure(settings) as tenure, Progress(console=console, transient=True) as progress:
+            benchmarks = Benchmarks(tenure, settings, floor)
+            for name in progress.track(names, description="measuring"):
+                figures.append(getattr(benchmarks, name)())
+        floor.close()
+    if not was_running:
+        daemon.down(settings)
+    show(console, figures)
+    save(figures)
+
+
+def show(console: Console, figures: list[Figure]) -> None:
+    table = Table("", "measured", "floor", "ratio", "aim", title=f"{os.cpu_count()} cores, {platform.release()}")
+    for figure in figures:
+        table.add_row(
+            figure.what,
+            f"{figure.measured:.2f} {figure.unit}",
+            f"{figure.floor:.2f}",
+            f"{figure.ratio:.2f}",
+            figure.aim,
+        )
+    console.print(table)
+
+
+def save(figures: list[Figure]) -> None:
+    directory = Path("bench-results")
+    directory.mkdir(exist_ok=True)
+    now = datetime.now(UTC)
+    rows = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
+    path = directory / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps({"at": now.isoformat(), "cores": os.cpu_count(), "figures": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
