@@ -38,6 +38,7 @@ def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environm
         key = asyncssh.generate_private_key("ssh-ed25519", comment=record.name)
         write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
         write_file(root, HOST_KEY + ".pub", key.export_public_key())
-    settings_of_sshd = "".join(f'SetEnv "{name}={value}"\n' for name, value in sorted(environment.items()))
-    write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", settings_of_sshd)
+    # One line for all: sshd takes the first SetEnv line and ignores every other.
+    setenv = "SetEnv " + " ".join(f'"{name}={value}"' for name, value in sorted(environment.items()))
+    write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", setenv + "\n")
     configure_office(root)
