@@ -1,0 +1,1 @@
+"""What an office keeps apart from files: its database and its objects."""

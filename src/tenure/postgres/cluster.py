@@ -131,6 +131,8 @@ class Cluster:
             if not process.wait_for_orphans(self.data_dir, ORPHANS_TIMEOUT_S):
                 raise InternalError(f"Processes of a killed PostgreSQL still use {self.data_dir}.")
             process.remove_stale_pid_file(self.data_dir)
+        if self.confinement is not None:
+            confine.end_strays(self.confinement)
         self.socket_dir.parent.mkdir(parents=True, exist_ok=True)
         files.own_directory(self.socket_dir, self.uid, self.gid)
         for leftover in (self.socket, self.socket.with_name(SOCKET_NAME + ".lock")):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_PARENT = "tenure-postgres"
 OPEN_FILES_MAX = 1024
+FILE_BYTES_MAX = 1200 * 1024 * 1024
+"""PostgreSQL splits its own files at 1 GiB; this bounds what an agent can make its server write into the log."""
 OOM_SCORE_ADJUST = 300
 """When the machine itself runs out of memory, a database server (which recovers) goes before the Tenure server does."""
 
@@ -45,6 +48,7 @@ def command(argv: list[str], *, uid: int, gid: int, confinement: Confinement | N
     if confinement is None:
         return drop
     limits = ["prlimit", f"--as={confinement.process_memory_bytes_max}", f"--nofile={OPEN_FILES_MAX}", "--core=0"]
+    limits += [f"--fsize={FILE_BYTES_MAX}"]
     score = ["choom", "-n", str(OOM_SCORE_ADJUST), "--"]
     procs = [str(path / "cgroup.procs") for path in make_cgroups(confinement)]
     return ["sh", "-c", _ENTER, "sh", *procs, "--", *score, *limits, *drop]
@@ -54,7 +58,7 @@ def make_cgroups(confinement: Confinement) -> list[Path]:
     """The cgroup directories that hold the limits, made and set; empty where the machine gives us none."""
     made: list[Path] = []
     for controller, limits in _wanted(confinement):
-        directory = (CGROUP_ROOT / controller if controller else CGROUP_ROOT) / CGROUP_PARENT / confinement.name
+        directory = CGROUP_ROOT / controller / CGROUP_PARENT / confinement.name
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for name, value in limits.items():
@@ -68,12 +72,27 @@ def make_cgroups(confinement: Confinement) -> list[Path]:
     return made
 
 
+def end_strays(confinement: Confinement) -> None:
+    """Ends what is left in the cgroups of a cluster that does not run: a server whose volume was deleted under it."""
+    for path in _directories(confinement):
+        with contextlib.suppress(OSError):
+            for pid in (path / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
 def remove_cgroups(confinement: Confinement) -> None:
     """Removes the (empty) cgroups of a stopped cluster; not an error when there are none."""
-    for controller, _ in _wanted(confinement):
-        directory = (CGROUP_ROOT / controller if controller else CGROUP_ROOT) / CGROUP_PARENT / confinement.name
+    for directory in _directories(confinement):
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _directories(confinement: Confinement) -> list[Path]:
+    return [
+        CGROUP_ROOT / controller / CGROUP_PARENT / confinement.name  # joining "" adds nothing
+        for controller, _ in _wanted(confinement)
+    ]
 
 
 def _wanted(confinement: Confinement) -> list[tuple[str, dict[str, int]]]:

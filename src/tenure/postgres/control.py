@@ -7,7 +7,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from tenure.postgres.cluster import SUPERUSER, TINY, Cluster
-from tenure.postgres.tree import check_reachable, ensure_tree
+from tenure.postgres.tree import ensure_tree, open_way
 from tenure.settings import Settings
 
 CONTROL_UID = 209_999
@@ -53,10 +53,8 @@ async def start_control_database(settings: Settings) -> str:
         shutil.rmtree(fresh, ignore_errors=True)  # what a killed initdb left
         await replace(cluster, data_dir=fresh).initdb()
         fresh.rename(cluster.data_dir)
-    check_reachable(cluster.data_dir.parent)
-    for directory in (settings.run_dir, settings.run_dir / "pg"):
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o711)
+    cluster.socket_dir.parent.mkdir(parents=True, exist_ok=True)
+    open_way(settings, cluster.socket_dir.parent)
     await cluster.start()
     return control_dsn(settings)
 

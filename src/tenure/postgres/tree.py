@@ -61,25 +61,21 @@ def ensure_tree(settings: Settings) -> PostgresTree:
         with _locked(settings.home / "postgresql.lock"):
             if tree.version != wanted:
                 _copy(_wheel_place(), tree.root, wanted)
-    open_home(settings)
-    check_reachable(tree.root)
+    open_way(settings, tree.root)
     return tree
 
 
-def open_home(settings: Settings) -> None:
-    """Lets other users pass through `TENURE_HOME` (not list it), as the database servers must. Secrets below have their
-    own modes."""
-    mode = stat.S_IMODE(settings.home.stat().st_mode)
-    if not mode & stat.S_IXOTH:
-        settings.home.chmod(mode | stat.S_IXOTH | stat.S_IXGRP)
-
-
-def check_reachable(path: Path) -> None:
-    """Raises `SetupError` when a directory on the way to `path` cannot be passed by unprivileged users."""
-    for directory in (path, *path.parents):
-        if not stat.S_IMODE(directory.stat().st_mode) & stat.S_IXOTH:
+def open_way(settings: Settings, directory: Path) -> None:
+    """Lets other users pass (not list) the directories from `TENURE_HOME` to `directory`, as the database servers must;
+    what is secret below has modes of its own. Raises `SetupError` when one above, which is not ours, cannot be passed."""
+    for place in (directory, *directory.parents):
+        mode = stat.S_IMODE(place.stat().st_mode)
+        if not mode & stat.S_IXOTH and place.is_relative_to(settings.home):
+            place.chmod(mode | stat.S_IXOTH | stat.S_IXGRP)
+    for place in settings.home.parents:
+        if not stat.S_IMODE(place.stat().st_mode) & stat.S_IXOTH:
             raise SetupError(
-                f"{directory} cannot be entered by other users, so PostgreSQL, which runs as one, cannot use {path}.",
+                f"{place} cannot be entered by other users, so PostgreSQL, which runs as one, cannot use {directory}.",
                 hint="Choose a TENURE_HOME outside of it, such as /var/lib/tenure.",
             )
 
