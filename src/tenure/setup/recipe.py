@@ -60,6 +60,8 @@ ENVIRONMENT = {
 
 SSHD_CONFIG = f"""\
 # Each connection is one `sshd -i`, started by the office's end of the door; nothing listens.
+# The first value wins, so what the server writes into the directory comes before the defaults below.
+Include /etc/ssh/sshd_config.d/*.conf
 HostKey /etc/ssh/ssh_host_ed25519_key
 AuthorizedKeysFile /etc/tenure/authorized_keys
 AuthenticationMethods publickey
@@ -114,7 +116,7 @@ Acquire::http::Proxy "{EGRESS_PROXY}";
 Acquire::https::Proxy "{EGRESS_PROXY}";
 """
 
-PROFILE = "".join(f'export {name}="{value}"\n' for name, value in ENVIRONMENT.items())
+PROFILE = "".join(f'export {name}="${{{name}:-{value}}}"\n' for name, value in ENVIRONMENT.items() if name != "PATH")
 
 DPKG_CONFIG = """\
 # A volume is snapshotted as a whole: a sync after every file only costs time.
