@@ -54,7 +54,7 @@ def requires(action: str, resource: Callable[..., Any]) -> Any:
     """A dependency that lets the request pass when its principal may do `action` on what `resource` (itself a
     dependency that returns a `Resource`) finds. Raises `Unauthenticated`, `Forbidden`, and what `resource` raises."""
 
-    async def authorized(caller: Caller, found: Annotated[Resource, Depends(resource)]) -> Principal:
+    async def authorized(caller: Caller, found: Resource = Depends(resource)) -> Principal:
         authorize(caller, action, found)
         return caller
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tenure import __version__
 from tenure.identity.tokens import Tokens
@@ -16,6 +19,11 @@ from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
 from tenure.server.services import Services
 
 ROUTERS = (health, agents, commands, files, sql, objects, runs, inbox, ssh)
+PASSED_ON: tuple[type[Exception], ...] = (
+    HTTPException,
+    RequestValidationError,
+    WebSocketRequestValidationError,
+)
 DESCRIPTION = """Agents with an office each, and their work.
 
 Every request carries `Authorization: Bearer TOKEN` (the file `token` in TENURE_HOME). An error answers with
@@ -40,12 +48,8 @@ def create_app(services: Services, tokens: Tokens) -> FastAPI:
             Middleware(CrowdGate),
             Middleware(SizeGate),
         ],
-        exception_handlers={
-            # All of them reach `Failures`, so that there is one place where errors become answers.
-            HTTPException: _pass_on,
-            RequestValidationError: _pass_on,
-            WebSocketRequestValidationError: _pass_on,
-        },
+        # All of them reach `Failures`, so that there is one place where errors become answers.
+        exception_handlers=dict.fromkeys(PASSED_ON, _pass_on),
     )
     app.state.services = services
     for module in ROUTERS:
@@ -53,5 +57,5 @@ def create_app(services: Services, tokens: Tokens) -> FastAPI:
     return app
 
 
-async def _pass_on(_: HTTPConnection, error: Exception) -> None:
+async def _pass_on(_: Request, error: Any) -> Response:
     raise error

@@ -45,8 +45,8 @@ def _anchored(path: str) -> str:
 
 
 async def read_file(offices: Offices, agent: str, user: str, path: str, bytes_max: int) -> AsyncIterator[bytes]:
-    """The first `bytes_max` bytes of a file. Before the first byte raises `NotFound`, `InvalidArgument` (not a file, not
-    allowed)."""
+    """The first `bytes_max` bytes of a file. Before the first byte raises `NotFound`, `InvalidArgument` (no file,
+    or not allowed)."""
     argv = _command(READ_SCRIPT, _anchored(path), str(bytes_max))
     return await _stream(offices, agent, user, argv, path, fine_codes=(0,))
 

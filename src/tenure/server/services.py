@@ -170,7 +170,7 @@ class Offices(Protocol):
         timeout_s: float = wire.EXEC_TIMEOUT_S_DEFAULT,
     ) -> ExecOutcome:
         """Exactly one of `argv` and `script`. `cwd` None means the user's home. Raises `InvalidArgument` for an unknown
-        user or a missing `cwd`; a command that is not found exits 127, as in a shell. Cancelling the call ends the command."""
+        user or a missing `cwd`; a command that is not found exits 127, as in a shell. Cancelling ends the command."""
         ...
 
     async def attach(

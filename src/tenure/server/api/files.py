@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -17,8 +17,8 @@ router = APIRouter(prefix="/v1/agents/{name}", tags=["files"])
 
 FILE_BYTES_DEFAULT = wire.OUTPUT_BYTES_MAX
 FILE_BYTES_MAX = 64 * 1024 * 1024
-BINARY = {200: {"content": {"application/octet-stream": {}}}}
-TAR = {200: {"content": {"application/x-tar": {}}}}
+BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
+TAR: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": {}}}}
 
 OfficePath = Annotated[str, Query(description="Absolute, or relative to the home of the user")]
 OfficeUser = Annotated[str, Query(description="The office's user whose permissions count")]

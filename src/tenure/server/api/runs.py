@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Body, Query
 from starlette.responses import StreamingResponse
 
 from tenure import wire
@@ -73,10 +73,11 @@ async def cancel_run(run_id: str, has: Has) -> Any:
 
 
 @router.post("/{run_id}/resume", response_model=wire.Run, dependencies=[requires("run:resume", of_run)])
-async def resume_run(run_id: str, has: Has, body: wire.ResumeRequest | None = None) -> Any:
+async def resume_run(
+    run_id: str, has: Has, body: Annotated[wire.ResumeRequest, Body(default_factory=wire.ResumeRequest)]
+) -> Any:
     """Lets a run that waits for a person go on, with the person's answer if there is one."""
-    answer = body.answer if body else None
-    return await has.runs.resume(run_id, check_text("answer", answer) if answer is not None else None)
+    return await has.runs.resume(run_id, check_text("answer", body.answer) if body.answer is not None else None)
 
 
 @router.get("/{run_id}/events", response_model=wire.EventList, dependencies=[requires("run:read", of_run)])

@@ -1,0 +1,122 @@
+"""Runs and an inbox in memory, for tests of what stands on them. Nothing carries the runs: a test does, by `finish`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from tenure import wire
+from tenure.errors import Conflict, NotFound, PlaybookError
+
+
+class FakeRuns:
+    """See `tenure.server.services.Runs`."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, wire.Run] = {}
+        self._events: dict[str, list[wire.RunEvent]] = {}
+
+    def _get(self, run_id: str) -> wire.Run:
+        if run_id not in self._runs:
+            raise NotFound(f"There is no run {run_id[:60]!r}.", hint="`tenure runs list` shows those there are.")
+        return self._runs[run_id]
+
+    def write(self, run_id: str, kind: str, **data: Any) -> None:
+        """Appends an event to the run's journal."""
+        events = self._events[run_id]
+        events.append(wire.RunEvent(seq=len(events) + 1, kind=kind, at=datetime.now(UTC), data=data))
+
+    def finish(self, run_id: str, state: wire.RunState) -> wire.Run:
+        """The run is now in `state`, and its journal says so."""
+        self.write(run_id, f"run_{state}")
+        self._runs[run_id] = self._get(run_id).model_copy(update={"state": state})
+        return self._runs[run_id]
+
+    async def create(
+        self, *, agent: str, goal: str, playbook: str, playbook_name: str | None, inputs: Mapping[str, Any]
+    ) -> wire.Run:
+        del inputs
+        name = playbook_name or "playbook"
+        try:
+            parsed = yaml.safe_load(playbook)
+        except (yaml.YAMLError, ValueError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{name}:{mark.line + 1 if mark else 1}"
+            raise PlaybookError(f"{where}: is not valid YAML.") from error
+        if not isinstance(parsed, dict) or "steps" not in parsed:
+            raise PlaybookError(f"{name}:1: steps: is missing.")
+        run_id = f"run_{secrets.token_hex(6)}"
+        self._runs[run_id] = wire.Run(
+            id=run_id, agent=agent, goal=goal, state=wire.RunState.QUEUED, created_at=datetime.now(UTC)
+        )
+        self._events[run_id] = []
+        self.write(run_id, "run_created", goal=goal)
+        return self._runs[run_id]
+
+    async def list(self, *, agent: str | None = None, state: str | None = None, limit: int = 200) -> list[wire.Run]:
+        found = [run for run in self._runs.values() if agent in (None, run.agent) and state in (None, run.state)]
+        return sorted(found, key=lambda run: run.created_at, reverse=True)[:limit]
+
+    async def get(self, run_id: str) -> wire.Run:
+        return self._get(run_id)
+
+    async def cancel(self, run_id: str) -> wire.Run:
+        if self._get(run_id).state in (wire.RunState.SUCCEEDED, wire.RunState.FAILED, wire.RunState.CANCELLED):
+            raise Conflict(f"The run {run_id} is over.")
+        return self.finish(run_id, wire.RunState.CANCELLED)
+
+    async def resume(self, run_id: str, answer: str | None) -> wire.Run:
+        if self._get(run_id).state not in (wire.RunState.PARKED, wire.RunState.FAILED):
+            raise Conflict(f"The run {run_id} does not wait for anybody.")
+        self.write(run_id, "run_resumed", answer=answer)
+        self._runs[run_id] = self._get(run_id).model_copy(update={"state": wire.RunState.QUEUED})
+        return self._runs[run_id]
+
+    async def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[wire.RunEvent]:
+        self._get(run_id)
+        return [event for event in self._events[run_id] if event.seq > after][:limit]
+
+
+class FakeInbox:
+    """See `tenure.server.services.Inbox`."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, wire.Message] = {}
+        self._by_key: dict[tuple[str | None, str], str] = {}
+
+    async def list(self, *, unread: bool = False, agent: str | None = None, limit: int = 200) -> list[wire.Message]:
+        found = [m for m in self._messages.values() if agent in (None, m.agent) and not (unread and m.read_at)]
+        return found[::-1][:limit]
+
+    async def create(
+        self, *, agent: str | None, subject: str, body: str, key: str | None = None, run_id: str | None = None
+    ) -> wire.Message:
+        if key is not None and (agent, key) in self._by_key:
+            return self._messages[self._by_key[agent, key]]
+        message = wire.Message(
+            id=f"msg_{secrets.token_hex(6)}",
+            agent=agent,
+            run_id=run_id,
+            subject=subject,
+            body=body,
+            created_at=datetime.now(UTC),
+        )
+        self._messages[message.id] = message
+        if key is not None:
+            self._by_key[agent, key] = message.id
+        return message
+
+    async def get(self, message_id: str) -> wire.Message:
+        if message_id not in self._messages:
+            raise NotFound(f"There is no message {message_id[:60]!r}.")
+        return self._messages[message_id]
+
+    async def mark_read(self, message_id: str) -> wire.Message:
+        message = await self.get(message_id)
+        if message.read_at is None:
+            self._messages[message_id] = message.model_copy(update={"read_at": datetime.now(UTC)})
+        return self._messages[message_id]
