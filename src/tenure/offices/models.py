@@ -52,7 +52,7 @@ class OfficeRecord:
     limits: Limits
     egress: tuple[str, ...]
     stage: str
-    """"creating" until the volume is whole, then "awake" or "asleep" as last asked for, "deleting" at the end."""
+    """ "creating" until the volume is whole, "deleting" at the end, "asleep" between: whether it is awake now is asked of the system."""
     created_at: datetime
 
     @property

@@ -143,7 +143,7 @@ class Office:
                     f"The volume of {self.record.name} is missing from {self.volume.parent}.",
                     hint="Is the pool mounted? `tenure doctor` says. Tenure will not replace a volume by an empty one.",
                 )
-            furnish.before_boot(self._parts.settings, self.record, self.volume)
+            furnish.before_boot(self._parts.settings, self.record, self.volume, self.environment)
             await self.listen()
             await self._parts.sandboxes.start(self.spec())
             await self.door.wait_open(BOOT_TIMEOUT_S)
@@ -175,7 +175,8 @@ class Office:
             return
         self.doorway.mkdir(parents=True, exist_ok=True)
         await self.door.open()
-        self._listening = [await self.database.serve(self.doorway / "db.sock")]
+        await self.database.serve(self.doorway / "db.sock")
+        self._listening = []
         for name, factory in self._parts.listeners.items():
             self._listening.append(await factory(self.record, self.doorway / f"{name}.sock"))
 
@@ -203,14 +204,15 @@ class Office:
             self.log.write("office", "asleep")
 
     async def _stop(self) -> None:
-        await self.database.stop()
         await self._parts.sandboxes.stop(self.record.name)
+        await self.database.stop()
         await self._close_doorway()
 
     async def _close_doorway(self) -> None:
         listening, self._listening = self._listening or [], None
         for listener in listening:
             await listener.close()
+        await self.database.close()
         await self.door.close()
 
     async def let_go(self) -> None:

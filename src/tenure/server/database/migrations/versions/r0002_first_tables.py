@@ -15,9 +15,8 @@ def upgrade() -> None:
             image text not null,
             limits jsonb not null default '{}',
             egress jsonb not null default '[]',
-            desired text not null default 'asleep' check (desired in ('awake', 'asleep')),
-            created_at timestamptz not null default clock_timestamp(),
-            deleted_at timestamptz
+            stage text not null check (stage in ('creating', 'asleep', 'deleting')),
+            created_at timestamptz not null default clock_timestamp()
         )
         """
     )
