@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -38,6 +39,10 @@ class Channel(IntEnum):
     STDIN_EOF = 4
     SIGNAL = 5
     """The signal's number as text."""
+
+
+_Connect = Callable[..., ClientConnection]
+"""What the library's functions are; their own annotations leave parts open."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,10 @@ def open_websocket(endpoint: Endpoint, path: str) -> ClientConnection:
     }
     try:
         if endpoint.socket is not None:
-            return unix_connect(str(endpoint.socket), f"ws://tenure{path}", **options)
+            return cast(_Connect, unix_connect)(str(endpoint.socket), f"ws://tenure{path}", **options)
         address = urlsplit(endpoint.url)
         scheme = "wss" if address.scheme == "https" else "ws"
-        return connect(f"{scheme}://{address.netloc}{address.path}{path}", proxy=None, **options)
+        return cast(_Connect, connect)(f"{scheme}://{address.netloc}{address.path}{path}", proxy=None, **options)
     except InvalidStatus as error:
         raise _refusal(error, endpoint) from error
     except (OSError, InvalidHandshake, InvalidURI) as error:
@@ -132,7 +137,7 @@ class Attachment:
             except ConnectionClosed as error:
                 raise ServerUnreachable(
                     "The connection to the command broke: the server or the office went away.",
-                    hint="`tenure status` and `tenure logs AGENT` say more; `tenure run` is for work that must survive.",
+                    hint="`tenure status` and `tenure logs AGENT` say more; `tenure run` is for work that lasts.",
                     details={"sent": True},
                 ) from error
             if isinstance(frame, bytes):

@@ -162,11 +162,9 @@ class AsyncObjects:
         content: bytes | str | Path | AsyncIterable[bytes],
         content_type: str | None = None,
     ) -> wire.ObjectInfo:
-        data: bytes | AsyncIterable[bytes]
-        if isinstance(content, Path):
-            data = _pieces(content)
-        else:
-            data = content.encode() if isinstance(content, str) else content
+        data = _pieces(content) if isinstance(content, Path) else content
+        if isinstance(data, str):
+            data = str.encode(data)
         return await self._transport.send(calls.put_object(self._agent, bucket, name, data, content_type))
 
     async def get(self, bucket: str, name: str) -> bytes:

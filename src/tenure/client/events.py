@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+from tenure.errors import from_payload
 from tenure.wire import RunEvent
 
 AWAY_S_MAX = 120.0
@@ -22,10 +24,12 @@ def poll_waits_s() -> Iterator[float]:
 
 
 class EventDecoder:
-    """Server-sent events: feed lines, get `RunEvent`s. Comments (keep-alives) and unknown fields are skipped."""
+    """Server-sent events: feed lines, get `RunEvent`s. Comments (keep-alives) and unknown fields are skipped; an event
+    called "error" is raised as the `TenureError` that it carries."""
 
     def __init__(self) -> None:
         self._data: list[str] = []
+        self._name = ""
 
     def feed(self, line: str) -> RunEvent | None:
         line = line.rstrip("\r\n")
@@ -33,9 +37,16 @@ class EventDecoder:
             field, _, value = line.partition(":")
             if field == "data":
                 self._data.append(value.removeprefix(" "))
+            elif field == "event":
+                self._name = value.strip()
             return None
-        data, self._data = "\n".join(self._data), []
-        return RunEvent.model_validate_json(data) if data else None
+        data, name = "\n".join(self._data), self._name
+        self._data, self._name = [], ""
+        if not data:
+            return None
+        if name == "error":
+            raise from_payload(json.loads(data))
+        return RunEvent.model_validate_json(data)
 
 
 class Patience:

@@ -8,6 +8,7 @@ only when it never left this process. A door that does not answer is not tried a
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tenure import wire
@@ -16,6 +17,7 @@ from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.transport import AsyncTransport
 from tenure.errors import NotFound, ServerUnreachable, TenureError
+from tenure.identity.tokens import worker_token_file
 from tenure.settings import Settings
 from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
 
@@ -34,7 +36,10 @@ class HttpHands(Hands):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HttpHands:
-        return cls(Endpoint.find(settings))
+        """With the worker's own token, so that the server's log tells its calls from the owner's."""
+        endpoint = Endpoint.find(settings)
+        token_file = worker_token_file(settings)
+        return cls(replace(endpoint, token=token_file.read_text().strip()) if token_file.exists() else endpoint)
 
     async def __aenter__(self) -> HttpHands:
         return self

@@ -41,8 +41,8 @@ def upload(transport: Transport, agent: str, local: Path, remote: str, progress:
 
 
 def download(transport: Transport, agent: str, remote: str, local: Path, progress: Progress, warn: Warn) -> Path:
-    """Copies `remote` out of the office; returns where it went. Into `local` when that is a directory, otherwise `local`
-    is the new name. Raises `NotFound`."""
+    """Copies `remote` out of the office; returns where it went. Into `local` when that is a directory, otherwise
+    `local` is the new name. Raises `NotFound`."""
     path = office_path(remote)
     target = local / (path.name or agent) if local.is_dir() else local
     if not target.parent.is_dir():

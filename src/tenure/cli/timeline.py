@@ -1,0 +1,186 @@
+"""A run as text: one line per step with its bar across time. Pure: the clock and the width are passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tenure.cli.output import human_duration, printable, sgr
+from tenure.wire import Run, RunState, RunStep, StepState
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+BAR_CHARS_MIN, BAR_CHARS_MAX = 10, 60
+ID_CHARS_MAX = 32
+
+Paint = Callable[[str, str], str]
+"""(text, style) -> text, see `tenure.cli.output.paint`."""
+
+MARKS = {
+    StepState.PENDING: ("·", "dim"),
+    StepState.RUNNING: ("▶", "cyan"),
+    StepState.SUCCEEDED: ("✓", "green"),
+    StepState.FAILED: ("✗", "red"),
+    StepState.SKIPPED: ("-", "dim"),
+    StepState.UNVERIFIED: ("?", "yellow"),
+}
+RUN_STYLES = {
+    RunState.QUEUED: "dim",
+    RunState.RUNNING: "cyan",
+    RunState.PARKED: "yellow",
+    RunState.SUCCEEDED: "green",
+    RunState.FAILED: "red",
+    RunState.CANCELLED: "magenta",
+}
+RUNGS = {
+    0: "retry",
+    1: "self-correct",
+    2: "other tool",
+    3: "replan",
+    4: "reconnect",
+    5: "restart office",
+    6: "restore",
+    7: "rebuild",
+    8: "ask a person",
+}
+ASCII = str.maketrans({"·": ".", "▶": ">", "✓": "+", "✗": "x", "█": "#", "▒": "=", "→": ">", "…": "~"})
+
+
+def plain(text: str, _: str) -> str:
+    return text
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Columns that a step takes; `length` 0 for a step that has not begun."""
+
+    start: int
+    length: int
+
+
+def bars(run: Run, width: int, now: datetime) -> list[Bar]:
+    """One per step, in order, over the time from the run's first step to its last (or `now` while one runs)."""
+    begins = [step.started_at for step in run.steps if step.started_at]
+    if not begins:
+        return [Bar(0, 0) for _ in run.steps]
+    first = min(begins)
+    last = max(_end(step, now) for step in run.steps if step.started_at)
+    span_s = max((last - first).total_seconds(), 1e-3)
+    return [_bar(step, first, span_s, width, now) for step in run.steps]
+
+
+def _bar(step: RunStep, first: datetime, span_s: float, width: int, now: datetime) -> Bar:
+    if step.started_at is None:
+        return Bar(0, 0)
+    start = min(int((step.started_at - first).total_seconds() / span_s * width), width - 1)
+    end = round((_end(step, now) - first).total_seconds() / span_s * width)
+    return Bar(start, min(max(end - start, 1), width - start))
+
+
+def _end(step: RunStep, now: datetime) -> datetime:
+    assert step.started_at is not None
+    return step.finished_at or max(now, step.started_at)
+
+
+def took(step: RunStep, now: datetime) -> float | None:
+    if step.duration_s is not None:
+        return step.duration_s
+    return (_end(step, now) - step.started_at).total_seconds() if step.started_at else None
+
+
+def trouble(step: RunStep) -> str:
+    """What a smooth step does not have: more attempts than one, rungs of the ladder."""
+    parts = [f"{step.attempts} attempts"] if step.attempts > 1 else []
+    if step.rungs:
+        parts.append("rungs " + "→".join(f"{rung}" for rung in step.rungs))
+    return ", ".join(parts)
+
+
+def render(run: Run, *, width: int, now: datetime, paint: Paint = plain, ascii_only: bool = False) -> list[str]:
+    """The whole run: its heading, its steps, what it asks or why it failed."""
+    ids = min(max([len(step.id) for step in run.steps], default=0), ID_CHARS_MAX)
+    troubles = max([len(trouble(step)) for step in run.steps], default=0)
+    bar_width = min(max(width - ids - troubles - 18, BAR_CHARS_MIN), BAR_CHARS_MAX)
+    lines = [heading(run, now, paint), printable(run.goal), ""]
+    for step, bar in zip(run.steps, bars(run, bar_width, now), strict=True):
+        lines.append(_step_line(step, bar, ids, bar_width, now, paint))
+        if step.error and step.state in (StepState.FAILED, StepState.UNVERIFIED):
+            lines.append(paint(f"    {_first_line(step.error, width - 4)}", "red"))
+    lines += _ending(run, paint)
+    return [line.translate(ASCII) for line in lines] if ascii_only else lines
+
+
+def render_run(run: Run) -> Text:
+    """The run as rich prints it, for consoles of any width."""
+    from datetime import UTC
+
+    from rich.text import Text
+
+    return Text.from_ansi("\n".join(render(run, width=100, now=datetime.now(UTC), paint=_ansi)))
+
+
+def _ansi(text: str, style: str) -> str:
+    return f"\x1b[{sgr(style)}m{text}\x1b[0m" if text else text
+
+
+def _step_line(step: RunStep, bar: Bar, ids: int, bar_width: int, now: datetime, paint: Paint) -> str:
+    mark, style = MARKS[step.state]
+    shown = step.id if len(step.id) <= ids else step.id[: ids - 1] + "…"
+    block = "▒" if step.state is StepState.RUNNING else "█"
+    picture = " " * bar.start + paint(block * bar.length, style) + " " * (bar_width - bar.start - bar.length)
+    line = f"{paint(mark, style)} {shown.ljust(ids)}  {picture}  {human_duration(took(step, now)):>11}"
+    more = trouble(step)
+    return f"{line}  {paint(more, 'yellow')}" if more else line
+
+
+def heading(run: Run, now: datetime, paint: Paint = plain) -> str:
+    duration = ""
+    if run.started_at:
+        end = run.finished_at or (run.started_at if run.state is RunState.PARKED else now)
+        if end > run.started_at:
+            duration = f"  {human_duration((end - run.started_at).total_seconds())}"
+    return f"{paint(run.id, 'bold')}  {paint(run.state, RUN_STYLES[run.state])}  {run.agent}{duration}"
+
+
+def _ending(run: Run, paint: Paint) -> list[str]:
+    lines: list[str] = []
+    if run.error:
+        lines += ["", paint(printable(run.error), "red")]
+    if run.state is RunState.PARKED:
+        lines += ["", paint("It asks:", "yellow") + f" {printable(run.question or '(nothing)')}"]
+        lines.append(f"Answer with: tenure runs resume {run.id} --answer '…'")
+    return lines
+
+
+def _first_line(text: str, width: int) -> str:
+    line = printable(text.strip()).split("\n", 1)[0]
+    return line if len(line) <= width else line[: max(width - 1, 1)] + "…"
+
+
+def changes(before: Run | None, after: Run, now: datetime) -> list[str]:
+    """What happened between two looks at a run, one line each: for output that is not a terminal."""
+    known = {step.id: step for step in before.steps} if before else {}
+    lines = [line for step in after.steps for line in _step_changes(known.get(step.id), step, now)]
+    if before is None or before.state != after.state:
+        lines.append(heading(after, now))
+    return lines
+
+
+def _step_changes(before: RunStep | None, after: RunStep, now: datetime) -> list[str]:
+    lines: list[str] = []
+    old_rungs = before.rungs if before else []
+    for rung in after.rungs[len(old_rungs) :]:
+        lines.append(f"  {after.id}: rung {rung} ({RUNGS.get(rung, 'unknown')})")
+    old_state = before.state if before else StepState.PENDING
+    if old_state == after.state:
+        return lines
+    attempt = f", attempt {after.attempts}" if after.attempts > 1 else ""
+    duration = f" after {human_duration(took(after, now))}" if after.state in DONE else ""
+    error = f": {_first_line(after.error, 200)}" if after.error and after.state in DONE else ""
+    return [*lines, f"  {after.id}: {after.state}{duration}{attempt}{error}"]
+
+
+DONE = (StepState.SUCCEEDED, StepState.FAILED, StepState.UNVERIFIED)
