@@ -1,0 +1,138 @@
+"""Volumes as btrfs subvolumes: clone and snapshot in milliseconds, limits by quota groups.
+
+It calls the `btrfs` program rather than the kernel's ioctls: measured 4.4 ms against 2.2 ms for a snapshot and 1.8 ms
+against 0.1 ms for a limit, beside a sandbox start of about 140 ms; the program's words also make better errors.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from tenure.errors import AlreadyExists, DiskFull, NotFound, VolumeError
+from tenure.offices.tools import ToolResult, run_tool
+from tenure.offices.volumes.base import VolumeDriver, VolumeUsage
+
+COMMAND_TIMEOUT_S = 60.0
+SUBVOLUME_INODE = 256
+"""The inode number of every subvolume's top directory (BTRFS_FIRST_FREE_OBJECTID)."""
+FULL_WORDS = ("No space left", "quota exceeded", "Quota exceeded")
+
+
+class BtrfsDriver(VolumeDriver):
+    """Needs a btrfs with quotas on (`btrfs quota enable`), which set-up sees to."""
+
+    name = "btrfs"
+    holds_limits = True
+    instant_snapshots = True
+
+    async def create(self, source: Path, target: Path) -> None:
+        source = source.resolve()  # `images/current` is a link
+        self._need(source)
+        self._need_free(target)
+        await _btrfs("subvolume", "snapshot", source, target, doing=f"Creating {target.name}")
+
+    async def create_empty(self, target: Path) -> None:
+        self._need_free(target)
+        await _btrfs("subvolume", "create", target, doing=f"Creating {target.name}")
+
+    async def snapshot(self, volume: Path, target: Path) -> None:
+        self._need(volume)
+        self._need_free(target)
+        await _btrfs("subvolume", "snapshot", "-r", volume, target, doing=f"The snapshot of {volume.name}")
+
+    async def delete(self, volume: Path) -> None:
+        if not os.path.lexists(volume):
+            return
+        self._need(volume)
+        result = await run_tool(_words("subvolume", "delete", volume), timeout_s=COMMAND_TIMEOUT_S, raises=VolumeError)
+        if result.exit_code:  # the usual reason: subvolumes inside, which have to go first
+            for nested in await _nested_ids(volume):
+                await _btrfs("subvolume", "delete", "--subvolid", nested, volume, doing=f"Deleting {volume.name}")
+            await _btrfs("subvolume", "delete", volume, doing=f"Deleting {volume.name}")
+
+    async def exists(self, volume: Path) -> bool:
+        return _is_subvolume(volume)
+
+    async def set_limit(self, volume: Path, limit_bytes: int | None) -> None:
+        self._need(volume)
+        limit = "none" if limit_bytes is None else limit_bytes
+        await _btrfs("qgroup", "limit", limit, volume, doing=f"Limiting {volume.name}")
+
+    async def usage(self, volume: Path) -> VolumeUsage:
+        self._need(volume)
+        shown = await _btrfs(
+            "qgroup", "show", "-r", "-e", "-f", "--raw", volume, doing=f"Reading the usage of {volume.name}"
+        )
+        if "inconsistent" in shown.stderr:
+            # Not waited for: it reads the whole pool, and the numbers of before are better than none.
+            await run_tool(_words("quota", "rescan", volume), timeout_s=COMMAND_TIMEOUT_S, raises=VolumeError)
+        return parse_usage(shown.stdout)
+
+    def _need(self, volume: Path) -> None:
+        if not os.path.lexists(volume):
+            raise NotFound(f"There is no volume at {volume}.")
+        if not _is_subvolume(volume):
+            raise VolumeError(f"{volume} is not a btrfs volume.", hint="Was it copied there by hand?")
+
+    def _need_free(self, target: Path) -> None:
+        if os.path.lexists(target):
+            raise AlreadyExists(f"There is something at {target} already.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def parse_usage(table: str) -> VolumeUsage:
+    """Reads the one line of `btrfs qgroup show -re -f --raw` (id, referenced, exclusive, limit, exclusive limit, path)."""
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) >= 4 and fields[0].startswith("0/"):
+            limit = None if fields[3] == "none" else int(fields[3])
+            return VolumeUsage(used_bytes=int(fields[1]), limit_bytes=limit, exclusive_bytes=int(fields[2]))
+    raise VolumeError(
+        "btrfs counts nothing for this volume.", hint="`btrfs quota enable` on the pool turns counting on."
+    )
+
+
+def _is_subvolume(path: Path) -> bool:
+    try:
+        status = path.lstat()
+        return (
+            stat.S_ISDIR(status.st_mode)
+            and status.st_ino == SUBVOLUME_INODE
+            and status.st_dev != path.parent.stat().st_dev  # each subvolume has a device number of its own
+        )
+    except OSError:
+        return False
+
+
+async def _nested_ids(volume: Path) -> list[str]:
+    """Ids of all subvolumes below `volume`, the deepest first."""
+    shown = await _btrfs("inspect-internal", "rootid", volume, doing="Finding nested volumes")
+    listed = await _btrfs("subvolume", "list", volume, doing="Finding nested volumes")
+    return nested_ids(listed.stdout, shown.stdout.strip())
+
+
+def nested_ids(listing: str, top: str) -> list[str]:
+    """From lines of `btrfs subvolume list` ("ID 258 gen 9 top level 5 path …"): what lies below `top`, deepest first."""
+    children: dict[str, list[str]] = {}
+    for line in listing.splitlines():
+        fields = line.split()
+        if len(fields) > 6 and fields[0] == "ID":
+            children.setdefault(fields[6], []).append(fields[1])
+    found = [top]
+    for parent in found:
+        found.extend(children.get(parent, []))
+    return found[:0:-1]
+
+
+def _words(*words: str | int | Path) -> list[str]:
+    return ["btrfs", *map(str, words)]
+
+
+async def _btrfs(*words: str | int | Path, doing: str) -> ToolResult:
+    result = await run_tool(_words(*words), timeout_s=COMMAND_TIMEOUT_S, raises=VolumeError)
+    if result.exit_code:
+        failure = DiskFull if any(word in result.last_words for word in FULL_WORDS) else VolumeError
+        raise failure(f"{doing} failed: {result.last_words}")
+    return result
