@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, LiteralString, Self
@@ -28,7 +28,9 @@ class ControlDatabase:
     """A pool of connections whose rows are dicts. Every method raises `ServerUnreachable` when PostgreSQL is away: callers
     that can wait do so, the rest pass it on."""
 
-    def __init__(self, dsn: str, *, connections_max: int = POOL_CONNECTIONS_MAX) -> None:
+    def __init__(self, dsn: str, *, connections_max: int = POOL_CONNECTIONS_MAX, checked: bool = True) -> None:
+        """`checked`: a connection that broke while it lay idle is replaced instead of handed out, for a round trip each time. A
+        worker does without: it repeats what failed."""
         self.dsn = dsn
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
@@ -42,7 +44,7 @@ class ControlDatabase:
             min_size=1,
             max_size=connections_max,
             timeout=CONNECTION_WAIT_S,
-            check=AsyncConnectionPool.check_connection,
+            check=_check if checked else None,
             open=False,
         )
 
@@ -57,18 +59,20 @@ class ControlDatabase:
         await self.open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         await self.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncGenerator[Connection]:
         """A connection in autocommit mode, given back at the end."""
         with _unreachable():
             async with self._pool.connection() as connection:
                 yield connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncGenerator[Connection]:
         """A connection inside one transaction: committed at the end, rolled back on any exception."""
         async with self.connection() as connection, connection.transaction():
             yield connection
@@ -88,7 +92,11 @@ class ControlDatabase:
             return (await connection.execute(statement, params)).rowcount
 
 
-class _unreachable:  # noqa: N801 - reads as a statement
+async def _check(connection: Connection) -> None:
+    await connection.execute("")
+
+
+class _unreachable:
     """Turns "no connection" and "the connection broke" into `ServerUnreachable`."""
 
     def __enter__(self) -> None:

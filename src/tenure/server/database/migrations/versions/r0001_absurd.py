@@ -3,7 +3,7 @@
 The SQL comes from the `absurdctl` package, whose version is pinned; a newer absurd needs a migration of its own.
 """
 
-import absurdctl
+import absurdctl  # pyright: ignore[reportMissingTypeStubs]
 from alembic import op
 
 revision = "0001"

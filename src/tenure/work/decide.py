@@ -1,0 +1,246 @@
+"""`decide`: what should be going on, given the state of a run. Pure: the clock and the randomness are arguments.
+
+The answer does not depend on who asks or how often. A driver carries out what is not already under way, writes what came
+of it into the journal, and asks again; after a crash the next worker does the same with the same journal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tenure.work import events as e
+from tenure.work.failures import EVIDENCE_BYTES_MAX, MESSAGE_CHARS_MAX, Failure, FailureClass, tail
+from tenure.work.keys import mend_key
+from tenure.work.ladder import Rung, Spent, next_rung, retry_delay_s
+from tenure.work.plan import OnFailure, OnLost, Plan
+from tenure.work.state import Node, Phase, RunState
+from tenure.work.template import Scope, TemplateError, holds
+
+CLAIMS_IN_A_ROW_MAX = 20
+"""So many workers died on a run without writing anything: the next one asks a person instead."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """Put these into the journal; nothing is done outside."""
+
+    events: tuple[e.AnyEvent, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Carry out the node's effect: a new attempt when it is PENDING, else find out what became of the running one."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Expand:
+    """Ask the database for the values of the node's `for_each`."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Make the node's checks."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Mend:
+    """Carry out the rung that the node is on."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing new before then, unless something under way ends or the owner speaks."""
+
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Halt:
+    """The owner wants it to stop: end these commands (node → key), then write `RunCancelled`."""
+
+    commands: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """Write this and let go of the run: it is over, or parked."""
+
+    event: e.RunSucceeded | e.RunFailed | e.Parked
+
+
+Doing = Attempt | Expand | Verify | Mend
+Action = Write | Doing | Wait | Halt | End
+
+
+def decide(state: RunState, now: datetime, randomness: float) -> list[Action]:
+    """The actions for `state` at `now`; `randomness` in [0, 1) jitters delays. Empty when the run is over or parked.
+
+    Writes come alone: they change the state, so the driver asks again after them. Never empty otherwise, and an `End` comes
+    alone, when nothing else can go on."""
+    plan = state.plan
+    if state.outcome is not None or state.parked or plan is None:
+        return []
+    if state.cancel_requested:
+        return [Halt(tuple((node.id, node.key) for node in state.nodes.values() if node.phase.active and node.key))]
+    if state.refused is not None:
+        return [End(e.RunFailed(reason=state.refused))]
+    if state.claims_in_a_row > CLAIMS_IN_A_ROW_MAX:
+        return [End(_parked_for_dying_workers(state))]
+    if writes := _writes(state, plan, now, randomness):
+        return [Write(tuple(writes))]
+    if actions := _actions(state, plan, now):
+        return list(actions)
+    asking = [node for node in state.nodes.values() if node.phase is Phase.ASKING]
+    if not asking:
+        return [End(e.RunSucceeded())]
+    parked = _parked(state, asking)
+    return [End(e.RunFailed(reason=parked.question) if plan.on_failure is OnFailure.FAIL else parked)]
+
+
+def scope_of(state: RunState, node: Node) -> Scope:
+    """What the expressions of `node`'s step may name now."""
+    inputs = state.plan.inputs if state.plan else {}
+    return Scope(inputs=inputs, outputs=state.outputs(), item=node.item, goal=state.goal)
+
+
+def is_ready(state: RunState, node: Node) -> bool:
+    """Whether everything that the node's step needs is done."""
+    return all(state.done(need) for need in node.step.needs)
+
+
+# --- what only has to be written -----------------------------------------------------------------------------------------
+def _writes(state: RunState, plan: Plan, now: datetime, randomness: float) -> list[e.AnyEvent]:
+    written: list[e.AnyEvent] = []
+    mending = any(node.rung is not None and node.rung.of_office for node in state.nodes.values())
+    for node in state.nodes.values():
+        if node.phase is Phase.PENDING and node.attempt == 0 and node.step.condition and is_ready(state, node):
+            if (event := _condition_event(state, node)) is not None:
+                written.append(event)
+        elif node.phase is Phase.FAILED and node.failure is not None:
+            climb = _climb(state, node, node.failure, mending, now, randomness)
+            if climb is not None:
+                written.append(climb)
+                mending = mending or (Rung(climb.rung).of_office and not climb.joined)
+        elif node.phase is Phase.UNVERIFIED and not node.step.verify:
+            written.append(_after_loss(state, node, now, randomness))
+    return written
+
+
+def _condition_event(state: RunState, node: Node) -> e.StepSkipped | e.StepFailed | None:
+    condition = node.step.condition or ""
+    try:
+        if holds(condition, scope_of(state, node)):
+            return None
+    except TemplateError as error:
+        return e.StepFailed(node=node.id, attempt=0, failure=Failure(kind=FailureClass.USAGE, message=str(error)))
+    return e.StepSkipped(node=node.id, reason=f"if: {condition}")
+
+
+def _climb(
+    state: RunState, node: Node, failure: Failure, mending: bool, now: datetime, randomness: float
+) -> e.RungEntered | None:
+    """The rung that a failed node enters; None while it waits for another node's recovery of the same office."""
+    rung = next_rung(failure.kind, node.step, Spent(node.spent, state.office_spent))
+    if failure.kind in (FailureClass.DOOR, FailureClass.SANDBOX) and node.blocked_since is not None:
+        if mending:
+            return None
+        if state.mended_seq > node.blocked_since:
+            served = Rung.RESTART if failure.kind is FailureClass.SANDBOX else Rung.RECONNECT
+            reason = "the office was recovered since this call began"
+            return e.RungEntered(node=node.id, rung=served, reason=reason, evidence=failure.message, joined=True)
+    elif rung.of_office and mending:
+        return None
+    return _enter(state, node, rung, failure, now, randomness)
+
+
+def _after_loss(state: RunState, node: Node, now: datetime, randomness: float) -> e.RungEntered:
+    failure = node.failure or Failure(kind=FailureClass.LOST, message="lost")
+    rung = Rung.ASK
+    if node.step.on_lost is OnLost.RETRY:
+        rung = next_rung(FailureClass.LOST, node.step, Spent(node.spent))
+    return _enter(state, node, rung, failure, now, randomness)
+
+
+def _enter(
+    state: RunState, node: Node, rung: Rung, failure: Failure, now: datetime, randomness: float
+) -> e.RungEntered:
+    not_before = None
+    if rung is Rung.RETRY:
+        not_before = now + timedelta(seconds=retry_delay_s(node.step.retry, node.spent[rung], randomness))
+    return e.RungEntered(
+        node=node.id,
+        rung=rung,
+        reason=f"{failure.kind}: {failure.message}"[:MESSAGE_CHARS_MAX],
+        evidence=failure.evidence,
+        not_before=not_before,
+        # The number of the rung's entry makes the key: known again after a crash, and new for each entry.
+        key=mend_key(state.run_id, node) if rung is Rung.SELF_CORRECT else "",
+    )
+
+
+# --- what has to be done -------------------------------------------------------------------------------------------------
+def _actions(state: RunState, plan: Plan, now: datetime) -> list[Doing | Wait]:
+    """Active nodes go on; pending ones begin, in the plan's order, while there are slots."""
+    actions: list[Doing | Wait] = []
+    waits: list[datetime] = []
+    free = plan.concurrency - sum(node.phase.active for node in state.nodes.values())
+    mending = any(node.rung is not None and node.rung.of_office for node in state.nodes.values())
+    for node in state.nodes.values():
+        due = node.not_before is None or node.not_before <= now
+        match node.phase:
+            case Phase.RUNNING | Phase.EFFECTED | Phase.UNVERIFIED if not due:
+                waits.append(node.not_before or now)
+            case Phase.RUNNING:
+                actions.append(Attempt(node.id))
+            case Phase.EFFECTED | Phase.UNVERIFIED:
+                actions.append(Verify(node.id))
+            case Phase.MENDING:
+                actions.append(Mend(node.id))
+            case Phase.PENDING if is_ready(state, node):
+                if not due:
+                    waits.append(node.not_before or now)
+                elif free > 0 and not mending:  # an office in recovery is given nothing new
+                    free -= 1
+                    actions.append(Expand(node.id) if node.expands else Attempt(node.id))
+            case _:
+                pass
+    return [*actions, Wait(min(waits))] if waits else actions
+
+
+# --- asking the owner ----------------------------------------------------------------------------------------------------
+def _parked(state: RunState, asking: list[Node]) -> e.Parked:
+    lines = [f"{node.id}: {_question(node)}" for node in asking]
+    evidence = [f"--- {node.id}, attempt {node.attempt}\n{node.failure.evidence}" for node in asking if node.failure]
+    hint = "Answer `retry`, `skip` or `fail`"
+    if any(node.failure is not None and node.failure.kind is FailureClass.LOST for node in asking):
+        hint += ", or `accept` when you found that it did take effect"
+    return e.Parked(
+        question=("\n".join(lines))[:MESSAGE_CHARS_MAX] + f"\n{hint}.",
+        evidence=tail("\n".join(evidence), EVIDENCE_BYTES_MAX),
+        nodes=tuple(node.id for node in asking),
+    )
+
+
+def _question(node: Node) -> str:
+    if node.failure is None:
+        return "needs a person"
+    if node.failure.kind is FailureClass.LOST:
+        return f"its effect is unverified. {node.failure.message}"
+    return f"{node.failure.message} ({node.failure.kind}, {node.attempt} attempts)"
+
+
+def _parked_for_dying_workers(state: RunState) -> e.Parked:
+    running = ", ".join(node.id for node in state.nodes.values() if node.phase.active) or "nothing"
+    return e.Parked(
+        question=f"{state.claims_in_a_row} workers in a row ended without getting this run on. Answer `retry` or `fail`.",
+        evidence=f"Under way: {running}. The server's log says how its workers ended.",
+    )

@@ -1,0 +1,68 @@
+"""Hands that wait for a server that is away, so that a restart of it is a pause and not a failure of any step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from tenure.errors import ServerUnreachable
+from tenure.work.hands import Command, CommandStatus, Hands, SqlResult
+
+FIRST_PAUSE_S = 0.1
+LAST_PAUSE_S = 5.0
+
+T = TypeVar("T")
+
+
+class PatientHands(Hands):
+    """Repeats every call until the server answers: all of them are keyed or harmless to repeat. `before` is called before
+    each try, and may raise to end the waiting (a worker checks there that it still holds its run)."""
+
+    def __init__(self, hands: Hands, before: Callable[[], None]) -> None:
+        self._hands = hands
+        self._before = before
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            self._before()
+            try:
+                return await call()
+            except ServerUnreachable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LAST_PAUSE_S)
+
+    async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
+        return await self._patiently(lambda: self._hands.start_command(agent, key, command))
+
+    async def command_status(self, agent: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
+        return await self._patiently(lambda: self._hands.command_status(agent, key, wait_s=wait_s))
+
+    async def stop_command(self, agent: str, key: str) -> None:
+        await self._patiently(lambda: self._hands.stop_command(agent, key))
+
+    async def forget_command(self, agent: str, key: str) -> None:
+        await self._patiently(lambda: self._hands.forget_command(agent, key))
+
+    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+        return await self._patiently(lambda: self._hands.sql(agent, statement, key=key, rows_max=rows_max))
+
+    async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
+        return await self._patiently(lambda: self._hands.put_object(agent, path, bucket, name, key=key))
+
+    async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
+        await self._patiently(lambda: self._hands.notify(agent, subject, body, key=key, run_id=run_id))
+
+    async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
+        return await self._patiently(lambda: self._hands.read_file(agent, path, bytes_max=bytes_max))
+
+    async def reconnect(self, agent: str) -> None:
+        await self._patiently(lambda: self._hands.reconnect(agent))
+
+    async def restart(self, agent: str) -> None:
+        await self._patiently(lambda: self._hands.restart(agent))
+
+    async def probe(self, agent: str) -> bool:
+        self._before()
+        return await self._hands.probe(agent)

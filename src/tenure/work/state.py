@@ -1,0 +1,259 @@
+"""A run's state: its journal, folded. Nothing else knows more about a run than this."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from tenure.work import events as e
+from tenure.work.failures import Failure
+from tenure.work.ladder import Rung
+from tenure.work.plan import Plan, PlanStep, node_id
+
+ANSWERS = ("retry", "accept", "skip", "fail")
+
+
+class Phase(StrEnum):
+    PENDING = "pending"
+    """Not begun, or begun anew after an attempt that failed for certain."""
+    RUNNING = "running"
+    """Intent is written: the effect may be happening, or may be over, or was never begun."""
+    EFFECTED = "effected"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+    """The ladder has to say what follows."""
+    MENDING = "mending"
+    ASKING = "asking"
+    SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
+
+    @property
+    def over(self) -> bool:
+        return self in (Phase.SUCCEEDED, Phase.SKIPPED)
+
+    @property
+    def active(self) -> bool:
+        return self in (Phase.RUNNING, Phase.EFFECTED, Phase.UNVERIFIED, Phase.FAILED, Phase.MENDING)
+
+
+@dataclass
+class Node:
+    """A step of the plan, or one value of a step's `for_each`."""
+
+    id: str
+    step: PlanStep
+    item: str | None = None
+    expands: bool = False
+    """It stands for a `for_each` whose query was not run yet."""
+    phase: Phase = Phase.PENDING
+    resume: Phase = Phase.PENDING
+    """Where a recovery leads back to: PENDING is a new attempt, anything else asks on about the same one."""
+    attempt: int = 0
+    key: str = ""
+    not_before: datetime | None = None
+    failure: Failure | None = None
+    blocked_since: int | None = None
+    """Journal length when the call that the office failed began; None when the step itself failed."""
+    rung: Rung | None = None
+    rung_key: str = ""
+    spent: Counter[Rung] = field(default_factory=Counter[Rung])
+    rungs: list[int] = field(default_factory=list[int])
+    result: e.Result = field(default_factory=e.Result)
+    attempt_started_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass
+class RunState:
+    """What `fold` builds. `outcome` is None while the run is not over."""
+
+    run_id: str
+    agent: str = ""
+    goal: str = ""
+    plan: Plan | None = None
+    nodes: dict[str, Node] = field(default_factory=dict[str, Node])
+    nodes_of: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    seq: int = 0
+    outcome: str | None = None
+    error: str | None = None
+    parked: bool = False
+    cancel_requested: bool = False
+    answer: str = ""
+    refused: str | None = None
+    """The owner answered that the run shall fail."""
+    office_spent: Counter[Rung] = field(default_factory=Counter[Rung])
+    mended_seq: int = 0
+    """Journal position of the last successful recovery of the office."""
+    claims_in_a_row: int = 0
+    """Workers that took the run, one after the other, without anything else being written."""
+    unforgotten: list[str] = field(default_factory=list[str])
+    """Keys of commands whose results were written under the present claim."""
+    leftover: list[str] = field(default_factory=list[str])
+    """Keys of commands that the claim before this one may not have got to forget."""
+
+    def done(self, step_id: str) -> bool:
+        return all(self.nodes[node].phase.over for node in self.nodes_of[step_id])
+
+    def outputs(self) -> dict[str, str]:
+        """Of every step that is done; a `for_each` gives its nodes' outputs, a line each."""
+        return {
+            step: "\n".join(self.nodes[node].result.output for node in nodes)
+            for step, nodes in self.nodes_of.items()
+            if self.done(step)
+        }
+
+    def apply(self, record: e.Record) -> None:
+        """Takes one more record, in order of `seq`."""
+        self.seq = record.seq
+        event = record.event
+        self.claims_in_a_row = self.claims_in_a_row + 1 if isinstance(event, e.RunClaimed) else 0
+        if isinstance(event, _NODE_EVENTS):
+            self._apply_to_node(self.nodes[event.node], event, record)
+            return
+        match event:
+            case e.RunCreated():
+                self.agent, self.goal = event.agent, event.goal
+            case e.Planned():
+                self._set_plan(event.plan)
+            case e.RunClaimed():
+                self.leftover, self.unforgotten = self.unforgotten, []
+            case e.Parked():
+                self.parked = True
+            case e.Answered():
+                self._answer(event.answer, record.at)
+            case e.CancelRequested():
+                self.cancel_requested = True
+            case e.RunSucceeded():
+                self.outcome = "succeeded"
+            case e.RunFailed():
+                self.outcome, self.error = "failed", event.reason
+            case e.RunCancelled():
+                self.outcome = "cancelled"
+
+    # --- the plan ------------------------------------------------------------------------------------------------
+    def _set_plan(self, plan: Plan) -> None:
+        self.plan = plan
+        for step in plan.steps:
+            if step.for_each is not None and step.for_each.values is None:
+                self._add_nodes(step, [None], expands=True)
+            else:
+                self._add_nodes(step, [None] if step.for_each is None else list(step.for_each.values or ()))
+
+    def _add_nodes(self, step: PlanStep, items: Iterable[str | None], *, expands: bool = False) -> None:
+        nodes = [Node(node_id(step.id, item), step, item, expands) for item in items]
+        self.nodes_of[step.id] = [node.id for node in nodes]
+        self.nodes.update({node.id: node for node in nodes})
+
+    # --- the owner -----------------------------------------------------------------------------------------------
+    def _answer(self, answer: str, at: datetime) -> None:
+        self.parked = False
+        self.office_spent.clear()
+        self.answer = "" if answer in ANSWERS else answer
+        if answer == "fail":
+            self.refused = "The owner chose to let the run fail."
+        for node in self.nodes.values():
+            if node.phase is Phase.ASKING:
+                node.spent.clear()
+                node.not_before = None
+                node.phase = node.resume
+                if answer in ("accept", "skip"):
+                    node.phase = Phase.SUCCEEDED if answer == "accept" else Phase.SKIPPED
+                    node.finished_at = at
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+    def _apply_to_node(self, node: Node, event: NodeEvent, record: e.Record) -> None:
+        match event:
+            case e.StepExpanded():
+                del self.nodes[node.id]
+                self._add_nodes(node.step, event.values)
+            case e.StepStarted():
+                node.phase, node.attempt, node.key = Phase.RUNNING, event.attempt, event.key
+                node.not_before, node.blocked_since = None, None
+                node.attempt_started_at = record.at
+                node.started_at = node.started_at or record.at
+            case e.EffectDone():
+                node.phase, node.result = Phase.EFFECTED, event.result
+                self._ended(node)
+            case e.StepSucceeded():
+                node.phase, node.result, node.failure = Phase.SUCCEEDED, event.result, None
+                node.finished_at = record.at
+                self.office_spent.clear()  # verified progress
+                self._ended(node)
+            case e.StepFailed():
+                node.phase, node.resume, node.failure = Phase.FAILED, Phase.PENDING, event.failure
+                node.blocked_since = None
+                self._ended(node)
+            case e.StepBlocked():
+                node.resume, node.phase, node.failure = node.phase, Phase.FAILED, event.failure
+                node.blocked_since = event.since_seq
+            case e.StepUnverified():
+                node.phase, node.failure = Phase.UNVERIFIED, event.failure
+                self._ended(node)
+            case e.StepSkipped():
+                node.phase, node.finished_at = Phase.SKIPPED, record.at
+            case e.RungEntered():
+                self._climb(node, event)
+            case e.RungDone():
+                self._climbed(node, event, record.seq)
+
+    def _ended(self, node: Node) -> None:
+        if node.key and node.step.effect.kind == "run" and node.key not in self.unforgotten:
+            self.unforgotten.append(node.key)
+
+    def _climb(self, node: Node, event: e.RungEntered) -> None:
+        rung = Rung(event.rung)
+        node.rungs.append(event.rung)
+        if node.phase is Phase.UNVERIFIED:
+            node.resume = Phase.PENDING  # a lost effect is not asked for again: a next try is a new one
+        if not event.joined:
+            (self.office_spent if rung.of_office else node.spent)[rung] += 1
+        if event.joined or rung is Rung.RETRY:
+            node.phase, node.not_before = node.resume, event.not_before
+        elif rung is Rung.ASK:
+            node.phase = Phase.ASKING
+        else:
+            node.phase, node.rung, node.rung_key = Phase.MENDING, rung, event.key
+
+    def _climbed(self, node: Node, event: e.RungDone, seq: int) -> None:
+        if event.ok and Rung(event.rung).of_office:
+            self.mended_seq = seq
+        node.phase = node.resume if event.ok else Phase.FAILED
+        node.rung = None
+
+
+NodeEvent = (
+    e.StepExpanded
+    | e.StepStarted
+    | e.EffectDone
+    | e.StepSucceeded
+    | e.StepFailed
+    | e.StepBlocked
+    | e.StepUnverified
+    | e.StepSkipped
+    | e.RungEntered
+    | e.RungDone
+)
+_NODE_EVENTS = (
+    e.StepExpanded,
+    e.StepStarted,
+    e.EffectDone,
+    e.StepSucceeded,
+    e.StepFailed,
+    e.StepBlocked,
+    e.StepUnverified,
+    e.StepSkipped,
+    e.RungEntered,
+    e.RungDone,
+)
+
+
+def fold(run_id: str, records: Iterable[e.Record]) -> RunState:
+    """The state after `records`, the whole journal of the run in order."""
+    state = RunState(run_id)
+    for record in records:
+        state.apply(record)
+    return state

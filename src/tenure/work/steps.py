@@ -1,0 +1,250 @@
+"""What a driver does for one node: each function acts in the office and returns the events that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tenure.errors import LeaseLost
+from tenure.work import checks, effects
+from tenure.work import events as e
+from tenure.work.decide import scope_of
+from tenure.work.effects import Blocked, Done, Failed, Lost, Order
+from tenure.work.failures import Failure, FailureClass, failure_of, tail
+from tenure.work.faultpoints import reach
+from tenure.work.hands import CommandState, Hands
+from tenure.work.keys import check_key, effect_key
+from tenure.work.ladder import Rung
+from tenure.work.plan import FOR_EACH_VALUES_MAX, ITEM_CHARS_MAX, NODES_MAX, RunScript, item_text
+from tenure.work.state import Node, Phase, RunState
+from tenure.work.template import TemplateError, render
+
+FAILED_OUTPUT_BYTES_MAX = 8192
+"""Of the failed step's output, given to its `on_error` script in the environment."""
+
+Append = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Office:
+    """Where a driver acts, and for which run. `append` commits events to the journal and to the state; `later` runs a chore
+    that nothing waits for."""
+
+    hands: Hands
+    state: RunState
+    append: Append
+    later: Callable[[Coroutine[Any, Any, None]], None]
+
+
+async def attempt(office: Office, node: Node) -> None:
+    """Begins the node's effect (intent first), or finds out about the one under way."""
+    state, fresh = office.state, node.phase is Phase.PENDING
+    try:
+        effect = effects.filled_in(node.step.effect, scope_of(state, node))
+        env = _environment(state, node)
+    except TemplateError as error:
+        failure = Failure(kind=FailureClass.USAGE, message=str(error))
+        await office.append(e.StepFailed(node=node.id, attempt=node.attempt, failure=failure))
+        return
+    if fresh:
+        number = node.attempt + 1
+        await office.append(e.StepStarted(node=node.id, attempt=number, key=effect_key(state.run_id, node.id, number)))
+        env["TENURE_ATTEMPT"] = str(number)
+    since = state.seq
+    began = node.attempt_started_at or datetime.now(UTC)
+    order = Order(
+        agent=state.agent,
+        run_id=state.run_id,
+        key=node.key,
+        effect=effect,
+        env=env,
+        cwd=node.step.cwd,
+        timeout_s=node.step.timeout_s,
+        due=began + timedelta(seconds=node.step.timeout_s),
+        point=node.id,
+    )
+    outcome = await effects.perform(office.hands, order, fresh=fresh)
+    number = node.attempt
+    match outcome:
+        case Done() if node.step.verify:
+            await office.append(e.EffectDone(node=node.id, attempt=number, result=outcome.result))
+        case Done():
+            await office.append(e.StepSucceeded(node=node.id, attempt=number, result=outcome.result))
+        case Failed():
+            await office.append(e.StepFailed(node=node.id, attempt=number, failure=outcome.failure))
+        case Blocked():
+            await office.append(e.StepBlocked(node=node.id, attempt=number, failure=outcome.failure, since_seq=since))
+            return
+        case Lost():
+            await office.append(e.StepUnverified(node=node.id, attempt=number, failure=outcome.failure))
+    if isinstance(effect, RunScript):
+        office.later(effects.forget(office.hands, state.agent, node.key))
+
+
+async def verify(office: Office, node: Node) -> None:
+    """Makes the node's checks, in order, up to the first that does not hold."""
+    state, since = office.state, office.state.seq
+    lost = node.phase is Phase.UNVERIFIED
+    held: list[str] = []
+    for index, check in enumerate(node.step.verify):
+        order = Order(
+            agent=state.agent,
+            run_id=state.run_id,
+            key=check_key(state.run_id, node, index),
+            effect=node.step.effect,
+            env=_environment(state, node),
+            cwd=node.step.cwd,
+            timeout_s=node.step.timeout_s,
+            due=datetime.now(UTC) + timedelta(seconds=node.step.timeout_s),
+            point=f"{node.id}/{index}",
+        )
+        try:
+            found = await checks.make(office.hands, order, check, scope_of(state, node))
+        except TemplateError as error:
+            found = Failed(Failure(kind=FailureClass.USAGE, message=str(error)))
+        if isinstance(found, Blocked):
+            await office.append(
+                e.StepBlocked(node=node.id, attempt=node.attempt, failure=found.failure, since_seq=since)
+            )
+            return
+        if isinstance(found, Failed):
+            failure = found.failure
+            if lost and failure.kind is FailureClass.VERIFICATION:
+                message = f"Its sandbox ended under it, and the effect is not there. {failure.message}"
+                failure = Failure(kind=FailureClass.LOST, message=message, evidence=failure.evidence)
+            elif not failure.evidence:
+                failure = failure.model_copy(update={"evidence": node.result.output})
+            await office.append(e.StepFailed(node=node.id, attempt=node.attempt, failure=failure))
+            return
+        held.append(found)
+    evidence = tail("\n".join(["verified after its outcome was lost"] * lost + held))
+    await office.append(e.StepSucceeded(node=node.id, attempt=node.attempt, result=node.result, evidence=evidence))
+
+
+async def expand(office: Office, node: Node) -> None:
+    """Asks for the values of the node's `for_each`."""
+    state, since, query = office.state, office.state.seq, (node.step.for_each.sql if node.step.for_each else None)
+    failure: Failure | None = None
+    try:
+        statement = render(query or "", scope_of(state, node))
+        found = await office.hands.sql(state.agent, statement, rows_max=FOR_EACH_VALUES_MAX + 1)
+        values = [item_text(row[0]) for row in found.rows if row]
+        problem = _unusable(values, NODES_MAX - len(state.nodes))
+        if problem is None:
+            await office.append(e.StepExpanded(node=node.id, values=tuple(values)))
+            return
+        failure = Failure(kind=FailureClass.COMMAND, message=problem, evidence=statement)
+    except LeaseLost:
+        raise
+    except TemplateError as error:
+        failure = Failure(kind=FailureClass.USAGE, message=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the ladder has to hear of it
+        failure = failure_of(error, query or "")
+        if failure.kind in (FailureClass.DOOR, FailureClass.SANDBOX):
+            await office.append(e.StepBlocked(node=node.id, attempt=0, failure=failure, since_seq=since))
+            return
+    await office.append(e.StepFailed(node=node.id, attempt=0, failure=failure))
+
+
+def _unusable(values: list[str], nodes_free: int) -> str | None:
+    if len(values) > min(FOR_EACH_VALUES_MAX, nodes_free):
+        return f"for_each gave more than {min(FOR_EACH_VALUES_MAX, nodes_free)} values."
+    if any(len(value) > ITEM_CHARS_MAX for value in values):
+        return f"for_each gave a value longer than {ITEM_CHARS_MAX} characters."
+    if len(set(values)) != len(values):
+        return "for_each gave the same value twice."
+    return None
+
+
+async def mend(office: Office, node: Node) -> None:
+    """Carries out the rung that the node is on."""
+    rung, key = node.rung, node.rung_key
+    if rung is Rung.SELF_CORRECT:
+        ok, evidence = await _self_correct(office, node)
+    else:
+        ok, evidence = await _recover_office(office, node, restart=rung is Rung.RESTART)
+    await office.append(e.RungDone(node=node.id, rung=int(rung or 0), ok=ok, evidence=tail(evidence)))
+    if key:
+        office.later(effects.forget(office.hands, office.state.agent, key))
+
+
+async def _self_correct(office: Office, node: Node) -> tuple[bool, str]:
+    state, failure = office.state, node.failure
+    try:
+        script = render(node.step.on_error or "", scope_of(state, node))
+    except TemplateError as error:
+        return False, str(error)
+    env = _environment(state, node) | {
+        "TENURE_FAILED_STEP": node.id,
+        "TENURE_FAILED_REASON": failure.message if failure else "",
+        "TENURE_FAILED_OUTPUT": tail(failure.evidence if failure else "", FAILED_OUTPUT_BYTES_MAX),
+        "TENURE_FAILED_EXIT_CODE": str(failure.exit_code if failure and failure.exit_code is not None else ""),
+    }
+    order = Order(
+        agent=state.agent,
+        run_id=state.run_id,
+        key=node.rung_key,
+        effect=RunScript(script=script),
+        env={name: value.replace("\x00", "") for name, value in env.items()},
+        cwd=node.step.cwd,
+        timeout_s=node.step.timeout_s,
+        due=datetime.now(UTC) + timedelta(seconds=node.step.timeout_s),
+        point=f"{node.id}/on_error",
+    )
+    outcome = await effects.perform(office.hands, order, fresh=False)
+    match outcome:
+        case Done():
+            return True, outcome.result.output
+        case Failed() | Blocked() | Lost():
+            return False, f"on_error: {outcome.failure.message}\n{outcome.failure.evidence}"
+
+
+async def _recover_office(office: Office, node: Node, *, restart: bool) -> tuple[bool, str]:
+    """Reconnects or restarts, then asks whether the office answers: that is the verified progress of these rungs."""
+    agent, what = office.state.agent, "restart" if restart else "reconnect"
+    try:
+        reach(f"effect.{what}.before/{node.id}")
+        await (office.hands.restart(agent) if restart else office.hands.reconnect(agent))
+        reach(f"effect.{what}.after/{node.id}")
+    except LeaseLost:
+        raise
+    except Exception as error:  # noqa: BLE001 - the next rung has to hear of it
+        return False, f"{what}: {failure_of(error).message}"
+    ok = await office.hands.probe(agent)
+    return ok, "the office answers" if ok else f"after the {what} the office does not answer"
+
+
+async def halt(office: Office, commands: tuple[tuple[str, str], ...]) -> None:
+    """Ends what still runs of a cancelled run. An office that does not answer does not keep the run from being cancelled."""
+    for node_id, key in commands:
+        node = office.state.nodes[node_id]
+        for running in (key, node.rung_key):
+            if not running or (running == key and node.step.effect.kind != "run"):
+                continue
+            try:
+                status = await office.hands.command_status(office.state.agent, running)
+                if status.state is CommandState.RUNNING:
+                    await office.hands.stop_command(office.state.agent, running)
+            except LeaseLost:
+                raise
+            except Exception:  # noqa: BLE001 - see above
+                continue
+
+
+def _environment(state: RunState, node: Node) -> dict[str, str]:
+    """What the step's scripts find in their environment. Raises `TemplateError`."""
+    scope = scope_of(state, node)
+    given = {**(state.plan.env if state.plan else {}), **node.step.env}
+    own = {
+        "TENURE_RUN": state.run_id,
+        "TENURE_STEP": node.step.id,
+        "TENURE_GOAL": state.goal,
+        "TENURE_ATTEMPT": str(node.attempt),
+    }
+    if node.item is not None:
+        own["TENURE_ITEM"] = node.item
+    if state.answer:
+        own["TENURE_ANSWER"] = state.answer
+    return {name: render(value, scope) for name, value in given.items()} | own
