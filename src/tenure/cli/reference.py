@@ -37,14 +37,16 @@ the answer.
 """
 
 
-def commands(group: Any = None, path: tuple[str, ...] = ("tenure",)) -> Iterator[tuple[str, Any]]:
-    """(command line, command) of every command and group below `group`, in the order of the help."""
-    top = typer.main.get_command(_app()) if group is None else group
-    for name, found in top.commands.items():
-        here = (*path, name)
-        yield " ".join(here), found
-        if hasattr(found, "commands"):
-            yield from commands(found, here)
+def commands() -> Iterator[tuple[str, Any]]:
+    """(command line, command) of every command and group, in the order of the help."""
+    yield from _below("tenure", typer.main.get_command(_app()))
+
+
+def _below(line: str, group: Any) -> Iterator[tuple[str, Any]]:
+    subcommands: dict[str, Any] = getattr(group, "commands", {})
+    for name, found in subcommands.items():
+        yield f"{line} {name}", found
+        yield from _below(f"{line} {name}", found)
 
 
 def cli_markdown() -> str:
@@ -58,9 +60,11 @@ def _section(line: str, found: Any) -> Iterator[str]:
     is_group = hasattr(found, "commands")
     arguments = [parameter for parameter in found.params if parameter.param_type_name == "argument"]
     options = [parameter for parameter in found.params if parameter.param_type_name == "option"]
-    usage = " ".join([line, *(_argument(parameter) for parameter in arguments), *(["COMMAND"] if is_group else [])])
+    usage = " ".join(
+        [line, "[OPTIONS]", *(_argument(parameter) for parameter in arguments), *(["COMMAND"] if is_group else [])]
+    )
     yield f"## {line}\n"
-    yield f"    {usage} [OPTIONS]\n"
+    yield f"    {usage}\n"
     yield (found.help or "").strip() + "\n"
     if is_group:
         yield "Commands: " + ", ".join(f"`{line} {name}`" for name in found.commands) + "\n"
@@ -87,12 +91,12 @@ def _row(parameter: Any) -> str:
         name = _argument(parameter)
     else:
         name = ", ".join(parameter.opts) + (f" {parameter.metavar}" if parameter.metavar else "")
-    text = " ".join((getattr(parameter, "help", None) or "").split()).replace("|", "\\|")
+    text = _cell(getattr(parameter, "help", None) or "")
     default = parameter.default
     shown = (
         f" Default: `{default}`." if isinstance(default, str | int | float) and not isinstance(default, bool) else ""
     )
-    return f"| `{name.replace('|', chr(92) + '|')}` | {text}{shown} |"
+    return f"| `{_cell(name)}` | {text}{shown} |"
 
 
 def exit_codes_markdown() -> str:
@@ -101,8 +105,12 @@ def exit_codes_markdown() -> str:
     for code, cls in errors.by_code().items():
         by_exit.setdefault(cls.exit_code, []).append(f"`{code}`")
     for number, meaning in MEANINGS.items():
-        lines.append(f"| {number} | {meaning} | {', '.join(by_exit.get(number, []))} |")
+        lines.append(f"| {number} | {_cell(meaning)} | {', '.join(by_exit.get(number, []))} |")
     return EXIT_HEAD + "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def write(docs: Path) -> None:

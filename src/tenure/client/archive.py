@@ -18,17 +18,14 @@ from tenure.client.calls import CHUNK_BYTES
 from tenure.errors import InvalidArgument, NotFound, TenureError
 
 OFFICE_UID = 1000
-OFFICE_HOME = PurePosixPath("/home/agent")
 MEMBERS_MAX = 5_000_000
 
 Warn = Callable[[str], None]
 
 
 def office_path(path: str) -> PurePosixPath:
-    """An office's path, absolute: relative ones and `~` begin at its user's home."""
-    if path == "~" or path.startswith("~/"):
-        path = path[2:]
-    return OFFICE_HOME / path
+    """A path as the server takes it: relative ones begin at the office user's home, and so does `~`."""
+    return PurePosixPath(path[2:] if path == "~" or path.startswith("~/") else path)
 
 
 def total_bytes(source: Path) -> int:
@@ -152,10 +149,10 @@ def _unpack_member(
 
 def _place(name: str, target: Path) -> Path:
     """Where the entry `name` goes; its first part stands for `target`."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\0" in name:
         raise InvalidArgument(f"The office sent an entry that would be written elsewhere: {name[:200]!r}.")
-    inner = [part for part in path.parts if part != "."][1:]
+    inner = [part for part in parts[1:] if part not in ("", ".")]
     place = target
     for part in inner:
         if place.is_symlink():

@@ -157,16 +157,17 @@ def forget_command(agent: str, key: str) -> Call[None]:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-def download(agent: str, path: str) -> Call[bytes]:
-    return Call("GET", _agent(agent, "archive"), _raw, {"path": path}, timeout_s=TRANSFER_S)
+def download(agent: str, path: str, user: str) -> Call[bytes]:
+    params: dict[str, str | int | float] = {"path": path, "user": user}
+    return Call("GET", _agent(agent, "archive"), _raw, params, timeout_s=OFFICE_S)
 
 
-def upload(agent: str, directory: str, tar: Iterable[bytes]) -> Call[None]:
+def upload(agent: str, directory: str, user: str, tar: Iterable[bytes]) -> Call[None]:
     return Call(
         "PUT",
         _agent(agent, "archive"),
         _nothing,
-        {"path": directory},
+        {"path": directory, "user": user},
         content=tar,
         content_type="application/x-tar",
         timeout_s=OFFICE_S,

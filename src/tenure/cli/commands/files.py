@@ -12,6 +12,7 @@ import typer
 
 from tenure.cli import output
 from tenure.cli.command import OFFICE, command
+from tenure.cli.commands.execute import User
 from tenure.cli.session import Session
 from tenure.errors import InvalidArgument
 from tenure.names import check_name
@@ -21,6 +22,7 @@ def copy(
     session: Session,
     source: Annotated[str, typer.Argument(metavar="SRC", show_default=False, help="A path, or AGENT:path.")],
     target: Annotated[str, typer.Argument(metavar="DST", show_default=False, help="A path, or AGENT:path.")],
+    user: User = "agent",
 ) -> None:
     """Copy a file or directory into an office or out of it.
 
@@ -36,12 +38,12 @@ def copy(
     if go_to is not None:
         local = Path(source)
         with _progress(f"to {go_to[0]}", _size(local)) as progress:
-            place = upload(transport, go_to[0], local, go_to[1], progress, output.warn)
+            place = upload(transport, go_to[0], local, go_to[1], progress, output.warn, user)
         where = f"{go_to[0]}:{place}"
     else:
         assert come_from is not None
         with _progress(f"from {come_from[0]}", None) as progress:
-            where = str(download(transport, *come_from, Path(target), progress, output.warn))
+            where = str(download(transport, *come_from, Path(target), progress, output.warn, user))
     if session.json:
         output.print_json({"source": source, "target": where})
 
