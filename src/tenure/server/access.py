@@ -16,6 +16,7 @@ from tenure import wire
 from tenure.errors import Unauthenticated
 from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
 from tenure.names import check_name
+from tenure.server.checks import check_id
 from tenure.server.scopes import principal_of
 from tenure.server.services import Services
 
@@ -100,7 +101,7 @@ def of_new_run(body: wire.RunRequest) -> Resource:
 
 async def of_run(run_id: str, has: Has) -> Resource:
     """Raises `NotFound`."""
-    run = await has.runs.get(run_id)
+    run = await has.runs.get(check_id(run_id, "run"))
     return Resource("run", owner=run.agent, name=run_id)
 
 
@@ -111,5 +112,5 @@ def of_new_message(body: wire.MessageRequest, caller: Caller) -> Resource:
 
 async def of_message(message_id: str, has: Has) -> Resource:
     """Raises `NotFound`."""
-    message = await has.inbox.get(message_id)
+    message = await has.inbox.get(check_id(message_id, "message"))
     return Resource("message", owner=message.agent or "", name=message_id)

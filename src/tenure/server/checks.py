@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tenure.errors import InvalidArgument, TooLarge
+from tenure.errors import InvalidArgument, NotFound, TooLarge
 
 PATH_BYTES_MAX = 4096
 """Linux's PATH_MAX."""
@@ -13,6 +15,7 @@ ARG_BYTES_MAX = 128 * 1024
 """Linux's MAX_ARG_STRLEN: the longest single argument or environment string of a program."""
 ENV_BYTES_MAX = 1024 * 1024
 
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
 LONG_ARGUMENT_HINT = "Put long data into a file of the office (`tenure cp`) or send it on the command's stdin."
@@ -26,6 +29,25 @@ def check_text(field: str, value: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidArgument(f"{field}: is not valid Unicode.") from None
+    return value
+
+
+def check_id(value: str, what: str) -> str:
+    """`value`, when it can be the id of a run or a message. Raises `NotFound`: what cannot be an id is nobody's."""
+    if not _ID.match(value):
+        raise NotFound(f"There is no {what} of this id.", hint=f"A list of the {what}s shows their ids.")
+    return value
+
+
+def check_json(field: str, value: Any) -> Any:
+    """`value`, when PostgreSQL's jsonb can hold it: no NUL, no lone surrogates, no NaN or infinity."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        raise InvalidArgument(f"{field}: holds a number or a nesting that JSON does not have.") from None
+    if "\\u0000" in text:
+        raise InvalidArgument(f"{field}: contains a NUL character.")
+    check_text(field, text)
     return value
 
 

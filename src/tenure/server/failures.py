@@ -33,7 +33,7 @@ REQUEST_ID_KEY = "tenure.request_id"
 FIELDS_SHOWN_MAX = 10
 SHOWN_CHARS_MAX = 200
 LONG_DATA_HINT = "Put long data into a file of the office (`tenure cp`) or into its object storage."
-WS_POLICY_CLOSE, WS_NORMAL_CLOSE = 1008, 1000
+WS_NORMAL_CLOSE = 1000
 
 
 def shorten(text: str, chars_max: int = SHOWN_CHARS_MAX) -> str:
@@ -140,7 +140,8 @@ class _Answer:
             self.status = 101
             message["headers"] = [*message.get("headers", []), (b"x-request-id", self.request_id.encode())]
         elif kind == "websocket.close":
-            self.status = self.status or 403
+            if self.status == 0:  # only the router refuses by closing: for an address that it does not know
+                raise HTTPException(404)
             self.ended = True
         await self._send(message)
 
@@ -151,7 +152,7 @@ class _Answer:
         if self.is_websocket and self.status == 101:
             if not self.ended:
                 await self._send({"type": "websocket.send", "text": payload_bytes(error).decode()})
-                await self.send({"type": "websocket.close", "code": WS_POLICY_CLOSE, "reason": error.code})
+                await self.send({"type": "websocket.close", "code": WS_NORMAL_CLOSE, "reason": error.code})
         elif self.status:
             # Too late for a status: returning without the end of the body makes the HTTP layer cut the connection, so
             # that the client sees a broken answer and not a short one that looks complete.

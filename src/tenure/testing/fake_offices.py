@@ -124,7 +124,7 @@ class FakeOffice:
 
 class FakeOffices:
     """See `tenure.server.services.Offices`. `host_root` lets the file endpoints work on a directory of the host; without it
-    they end with 127, so that a fuzzer can do no harm. `sessions` are all that were attached."""
+    no file exists, so that a fuzzer can do no harm. `sessions` are all that were attached."""
 
     def __init__(self, host_root: Path | None = None) -> None:
         self._offices: dict[str, FakeOffice] = {}
@@ -235,8 +235,11 @@ class FakeOffices:
             raise InvalidArgument(f"There is no user {user!r} in the office.")
         command = ["cat"] if login else list(argv or _words(script or ""))
         program = PROGRAMS.get(command[0], not_found)
-        if self._host_root is not None and len(command) > 2 and command[2] in OFFICE_SCRIPTS:
-            program = host_program(str(self._host_root))
+        if len(command) > 2 and command[2] in OFFICE_SCRIPTS:
+            if self._host_root is None:
+                command, program = ["exit", str(office_files.EXIT_MISSING)], PROGRAMS["exit"]
+            else:
+                program = host_program(str(self._host_root))
         session = FakeSession(program, command)
         self.sessions.append(session)
         return session

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from tenure.errors import DoorClosed
 from tenure.server.services import STDERR, STDOUT
 
 QUEUE_FRAMES_MAX = 4
@@ -50,6 +51,8 @@ class FakeSession:
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         while (item := await self._out.get()) is not None:
             yield item
+        if self.closed:
+            raise DoorClosed("The office's door closed while it was in use.")
 
     async def send_stdin(self, data: bytes) -> None:
         putting = asyncio.ensure_future(self._in.put(data))
@@ -77,6 +80,9 @@ class FakeSession:
         self.closed = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        while not self._out.empty():
+            self._out.get_nowait()
+        self._out.put_nowait(None)  # whoever still reads learns of it
 
 
 # --- programs ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tenure import wire
 from tenure.errors import TooLarge
 from tenure.names import check_name
 from tenure.server.access import Caller, Has, of_new_run, of_own, of_run, owned_by, requires
-from tenure.server.checks import check_text
+from tenure.server.checks import check_json, check_text
 from tenure.server.events import event_stream
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -40,7 +40,7 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
         goal=body.goal,
         playbook=body.playbook,
         playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
-        inputs=body.inputs,
+        inputs=check_json("inputs", body.inputs),
     )
 
 
