@@ -208,7 +208,7 @@ class OfficeDatabase:
             await asyncio.shield(connection.cancel())
             raise
         except DatabaseError as error:
-            if error.details.get("sqlstate") == QUERY_CANCELED:
+            if error.details.get("sqlstate") == QUERY_CANCELED and "statement timeout" in error.message:
                 raise _timed_out(timeout_s) from error
             raise
         finally:
