@@ -52,12 +52,13 @@ def run(settings: Settings, *, progress: SetupProgress) -> list[str]:
     """The steps of `install`. Only one set-up of a home runs at a time; a second one waits for it."""
     release()  # not Debian: say so before anything is touched
     with _locked(settings, progress):
+        done = [step.name for step in STEPS if step.name == "pool" and _mounts_again(settings, progress, step)]
         plans = [plan for step in STEPS if (plan := step.plan(settings))]
         if len(plans) > 1:
-            progress.notice("Set-up will: " + "; ".join(plans) + ".")
-        done = [step.name for step in STEPS if _take(step, settings, progress)]
+            progress.notice("\n    ".join(("set-up will", *plans)))
+        done += [step.name for step in STEPS if _take(step, settings, progress)]
         if not done:
-            progress.notice(f"Everything is in place in {settings.home}.")
+            progress.notice(f"everything is in place in {settings.home}")
     return done
 
 
@@ -83,6 +84,11 @@ def become_root(arguments: list[str]) -> None:
             hint="Run it as root, or `sudo -v` first, for example `sudo -v && make setup`.",
         )
     os.execv(sudo, [str(sudo), "-n", f"--preserve-env={','.join(KEPT_VARIABLES)}", sys.executable, *arguments])
+
+
+def _mounts_again(settings: Settings, progress: SetupProgress, step: Step) -> bool:
+    """After a reboot the pool comes first: only then can it be seen what is in it."""
+    return settings.pool_file.exists() and _take(step, settings, progress)
 
 
 def _take(step: Step, settings: Settings, progress: SetupProgress) -> bool:
