@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncssh
 
 from tenure.offices.models import OfficeRecord
-from tenure.offices.rootfs import exists_in, write_file
+from tenure.offices.rootfs import read_file, write_file
 from tenure.secrets.egress.clients import configure_office
 from tenure.settings import Settings
 
@@ -29,16 +29,16 @@ HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str]) -> None:
     """Writes what may have changed since the last boot. Fast: it is on the way of every wake."""
     root = volume / "rootfs"
-    write_file(root, "etc/hostname", record.name + "\n")
-    write_file(root, "etc/hosts", HOSTS.format(name=record.name))
+    write_file(root, "etc/hostname", f"{record.name}\n".encode())
+    write_file(root, "etc/hosts", HOSTS.format(name=record.name).encode())
     owner_key = settings.keys_dir / "id_ed25519.pub"
     if owner_key.exists():
-        write_file(root, "etc/tenure/authorized_keys", owner_key.read_text())
-    if not exists_in(root, HOST_KEY):
+        write_file(root, "etc/tenure/authorized_keys", owner_key.read_bytes())
+    if read_file(root, HOST_KEY, bytes_max=1) is None:
         key = asyncssh.generate_private_key("ssh-ed25519", comment=record.name)
         write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
         write_file(root, HOST_KEY + ".pub", key.export_public_key())
     # One line for all: sshd takes the first SetEnv line and ignores every other.
     setenv = "SetEnv " + " ".join(f'"{name}={value}"' for name, value in sorted(environment.items()))
-    write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", setenv + "\n")
+    write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", f"{setenv}\n".encode())
     configure_office(root)

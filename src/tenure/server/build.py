@@ -1,0 +1,96 @@
+"""Puts a server together: which driver, which database, which service behind which socket of an office's doorway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from tenure.channels.inbox import Inbox
+from tenure.data.database import OFFICE_ENVIRONMENT
+from tenure.data.object_api import object_app
+from tenure.data.objects import ObjectStore
+from tenure.identity.authorize import Principal, PrincipalKind
+from tenure.offices.life import Offices
+from tenure.offices.models import OfficeRecord
+from tenure.offices.office import Listener, ListenerFactory, OfficeParts
+from tenure.offices.sandboxes.gvisor import GvisorDriver
+from tenure.offices.store import OfficeStore
+from tenure.offices.volumes import detect_driver
+from tenure.secrets.egress import EgressProxy, office_environment
+from tenure.server.app import create_app
+from tenure.server.database.connect import ControlDatabase
+from tenure.server.listeners import serve_office_api
+from tenure.server.main import Built, Ground
+from tenure.server.services import Services
+from tenure.settings import Settings
+from tenure.setup import current_image
+from tenure.work.claims import release_claims, worker_id
+from tenure.work.runs import Runs
+
+OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@asynccontextmanager
+async def build(ground: Ground) -> AsyncIterator[Built]:
+    """The real services on real drivers. Raises `SetupError` where the machine lacks something."""
+    settings = ground.settings
+    async with ControlDatabase(ground.dsn) as database:
+        listeners: dict[str, ListenerFactory] = {}
+        parts = OfficeParts(
+            settings=settings,
+            sandboxes=GvisorDriver(settings.runsc_root),
+            volumes=detect_driver(settings.pool_dir),
+            listeners=listeners,
+            environment=environment(settings),
+        )
+        offices = Offices(OfficeStore(database), parts, current_image(settings))
+        services = Services(
+            settings=settings,
+            offices=offices,
+            runs=Runs(database),
+            inbox=Inbox(database),
+            started_at=datetime.now(UTC),
+            database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
+            worker_pids=ground.worker_pids,
+        )
+        app = create_app(services, ground.tokens)
+        listeners |= {
+            "api": lambda record, path: serve_office_api(app, _office(record), path),
+            "s3": lambda record, path: serve_office_api(_objects_of(settings, record), _office(record), path),
+            "egress": _serve_egress,
+        }
+        await offices.adopt_all()
+        try:
+            yield Built(app, worker_id, lambda name: release_claims(database, name))
+        finally:
+            await offices.close()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What every command in an office finds: its neighbours, the way out, a sane locale."""
+    return {
+        "LANG": "C.UTF-8",
+        "PATH": OFFICE_PATH,
+        "TENURE_URL": "http://api:8700",
+        "TENURE_OBJECTS_URL": "http://s3:9000",
+        **OFFICE_ENVIRONMENT,
+        **office_environment(),
+    }
+
+
+def _office(record: OfficeRecord) -> Principal:
+    return Principal(PrincipalKind.OFFICE, record.name)
+
+
+def _objects_of(settings: Settings, record: OfficeRecord) -> ASGIApp:
+    return object_app(ObjectStore(settings.volumes_dir / record.name / "objects"), _office(record))
+
+
+async def _serve_egress(record: OfficeRecord, path: Path) -> Listener:
+    proxy = EgressProxy(record.name, record.egress)
+    await proxy.serve(path)
+    return proxy
