@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tenure.errors import VolumeError
-from tenure.offices.rootfs import make_directory, read_file, remove_file, write_file
+from tenure.offices.rootfs import exists_in, make_directory, read_file, remove_file, write_file
 
 UID, GID = os.geteuid(), os.getegid()
 
@@ -41,6 +41,10 @@ def test_files_get_content_mode_and_directories(rootfs: Path) -> None:
     assert path.read_bytes() == b"x"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert read_file(rootfs, "/a/b/c.conf") == b"x"
+    assert write_file(rootfs, "a/b/text", "é", 0o600, UID, GID) is True
+    assert read_file(rootfs, "a/b/text") == "é".encode()
+    assert exists_in(rootfs, "/a/b")
+    assert not exists_in(rootfs, "/a/c")
     assert read_file(rootfs, "/a/none") is None
     assert read_file(rootfs, "/a/b/c.conf/none") is None
     remove_file(rootfs, "/a/b/c.conf")
@@ -103,6 +107,7 @@ def test_reads_do_not_leave_the_root(rootfs: Path) -> None:
     assert read_file(rootfs, "/etc/shadow") is None
     assert read_file(rootfs, "/etc/up") is None
     assert read_file(rootfs, "/../outside/file") is None
+    assert not any(exists_in(rootfs, path) for path in ("/etc/shadow", "/etc/up", "/../outside"))
 
 
 def test_only_regular_files_are_read(rootfs: Path) -> None:

@@ -33,19 +33,20 @@ READ_BYTES_MAX = 64 * 1024 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def write_file(rootfs: Path, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bool:
-    """Makes the file `path` (as seen in the office) have exactly this content, mode and owner; missing directories on
-    the way are made (root's, 0755). Whatever has the name, a link included, is replaced; a directory is not. Nothing is
+def write_file(rootfs: Path, path: str, content: bytes | str, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bool:
+    """Makes the file `path` (as seen in the office; with or without the first slash) have exactly this content (text in
+    UTF-8), mode and owner; missing directories on the way are made (root's, 0755). Whatever has the name, a link included, is replaced; a directory is not. Nothing is
     written when all is so already, which keeps the volume's shared blocks shared. Whether it was written.
     Raises `VolumeError`."""
     directory, name = _split(path)
+    data = content.encode() if isinstance(content, str) else content
     if mode & ~0o777:
         raise VolumeError(f"{path} would get the mode {mode:o}: set-id bits are not for files that the host writes.")
     try:
         with _root(rootfs) as root, _directory(root, directory) as parent:
-            if _same(parent, name, content, mode, uid, gid):
+            if _same(parent, name, data, mode, uid, gid):
                 return False
-            _replace(parent, name, content, mode, uid, gid)
+            _replace(parent, name, data, mode, uid, gid)
             return True
     except OSError as error:
         raise VolumeError(f"{path} could not be written in the office: {error.strerror}.") from error
@@ -65,6 +66,18 @@ def read_file(rootfs: Path, path: str, *, bytes_max: int = READ_BYTES_MAX) -> by
         return None
     except OSError as error:
         raise VolumeError(f"{path} could not be read in the office: {error.strerror}.") from error
+
+
+def exists_in(rootfs: Path, path: str) -> bool:
+    """Whether `path` leads to something inside the root. Raises `VolumeError`."""
+    try:
+        with _root(rootfs) as root:
+            os.close(_openat2(root, _inside(path), os.O_PATH))
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise VolumeError(f"{path} could not be looked up in the office: {error.strerror}.") from error
 
 
 def make_directory(rootfs: Path, path: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:
