@@ -2,11 +2,13 @@
 
 Authentication happened before (`gates.IdentityGate`); here the one decision point is asked. `tests/test_access.py`
 fails when a route has no such dependency.
+
+All dependencies are coroutines, though most wait for nothing: FastAPI calls plain functions in a thread each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Path
@@ -24,7 +26,7 @@ ACTION_ATTRIBUTE = "tenure_action"
 """Marks the dependencies made by `requires`, for the test that walks all routes."""
 
 
-def current_principal(connection: HTTPConnection) -> Principal:
+async def current_principal(connection: HTTPConnection) -> Principal:
     """Who asks. Raises `Unauthenticated` on the public addresses when nobody showed a token."""
     principal = principal_of(connection.scope)
     if principal is None:
@@ -32,7 +34,7 @@ def current_principal(connection: HTTPConnection) -> Principal:
     return principal
 
 
-def current_services(connection: HTTPConnection) -> Services:
+async def current_services(connection: HTTPConnection) -> Services:
     """What the app was made with."""
     services = connection.app.state.services
     assert isinstance(services, Services)
@@ -43,7 +45,7 @@ Caller = Annotated[Principal, Depends(current_principal)]
 Has = Annotated[Services, Depends(current_services)]
 
 
-def agent_name(name: Annotated[str, Path(description="Name of the agent")]) -> str:
+async def agent_name(name: Annotated[str, Path(description="Name of the agent")]) -> str:
     """The path's agent name, checked. Raises `InvalidName`."""
     return check_name(name)
 
@@ -69,33 +71,33 @@ def owned_by(principal: Principal) -> str:
 
 
 # --- resources: what a request is about -----------------------------------------------------------------------------
-def of_agent(kind: str = "agent") -> Callable[..., Resource]:
+def of_agent(kind: str = "agent") -> Callable[..., Awaitable[Resource]]:
     """The agent in the path, or its `kind` ("database", "file", ...)."""
 
-    def resource(name: AgentName) -> Resource:
+    async def resource(name: AgentName) -> Resource:
         return Resource(kind, owner=name, name=name if kind == "agent" else "")
 
     return resource
 
 
-def of_own(kind: str) -> Callable[..., Resource]:
+def of_own(kind: str) -> Callable[..., Awaitable[Resource]]:
     """All things of this kind that the caller may see: a list confines itself with `owned_by`."""
 
-    def resource(caller: Caller) -> Resource:
+    async def resource(caller: Caller) -> Resource:
         return Resource(kind, owner=owned_by(caller))
 
     return resource
 
 
-def of_new_agent(body: wire.AgentRequest) -> Resource:
+async def of_new_agent(body: wire.AgentRequest) -> Resource:
     return Resource("agent", owner=check_name(body.name), name=body.name)
 
 
-def of_object(name: AgentName, bucket: str, object_name: str) -> Resource:
+async def of_object(name: AgentName, bucket: str, object_name: str) -> Resource:
     return Resource("object", owner=name, name=f"{bucket}/{object_name}")
 
 
-def of_new_run(body: wire.RunRequest) -> Resource:
+async def of_new_run(body: wire.RunRequest) -> Resource:
     return Resource("run", owner=check_name(body.agent))
 
 
@@ -105,7 +107,7 @@ async def of_run(run_id: str, has: Has) -> Resource:
     return Resource("run", owner=run.agent, name=run_id)
 
 
-def of_new_message(body: wire.MessageRequest, caller: Caller) -> Resource:
+async def of_new_message(body: wire.MessageRequest, caller: Caller) -> Resource:
     agent = body.agent or owned_by(caller)
     return Resource("message", owner=check_name(agent) if agent else "")
 
