@@ -67,7 +67,8 @@ class Hands(ABC):
     @abstractmethod
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
         """Starts `command` unless `key` is known; returns its status. The command does not depend on the caller: it goes on
-        when worker, server or connection die, and its output and exit are kept in the office until `forget_command`."""
+        when worker, server or connection die, and its exit is kept in the office for good, its output until
+        `forget_command`."""
 
     @abstractmethod
     async def command_status(self, agent: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
@@ -79,7 +80,9 @@ class Hands(ABC):
 
     @abstractmethod
     async def forget_command(self, agent: str, key: str) -> None:
-        """Drops the record of an ended command, after its result is in the journal."""
+        """Drops the output of an ended command, after its result is in the journal. The key stays known for good, with its exit
+        code: a worker that was stopped for hours before its `start_command` must not start the command again. Does nothing to a
+        running or unknown one."""
 
     @abstractmethod
     async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:

@@ -42,7 +42,7 @@ CLEAN_UP_EVERY_S = 3600.0
 log = logging.getLogger("tenure.work")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Drive:
     claim: Claim
     lease: Lease

@@ -1,0 +1,86 @@
+"""Faults of an office, on order: wraps any `Hands` and breaks the calls that a test names.
+
+Kinds of faults that real offices have: the call never arrived (`before=True`: nothing happened), or its answer was lost
+(`before=False`: it happened, and the caller does not know).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tenure.work.hands import Command, CommandStatus, Hands, SqlResult
+
+T = TypeVar("T")
+
+
+@dataclass
+class Fault:
+    """Breaks the next `times` calls of `method` (and, when `key` is given, only those whose key contains it)."""
+
+    method: str
+    error: Callable[[], Exception]
+    times: int = 1
+    before: bool = True
+    key: str = ""
+    fired: int = 0
+    """How often it broke a call: a fault that never landed looks like a clean run, so assert it."""
+
+
+@dataclass
+class FaultyHands(Hands):
+    hands: Hands
+    faults: list[Fault] = field(default_factory=list[Fault])
+    calls: list[str] = field(default_factory=list[str])
+    """`method` or `method key` of every call, in order."""
+
+    def add(self, method: str, error: Callable[[], Exception], **options: Any) -> Fault:
+        fault = Fault(method, error, **options)
+        self.faults.append(fault)
+        return fault
+
+    async def _call(self, method: str, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        self.calls.append(f"{method} {key}".strip())
+        fault = next(
+            (f for f in self.faults if f.method == method and f.fired < f.times and (not f.key or f.key in key)), None
+        )
+        if fault is None:
+            return await call()
+        fault.fired += 1
+        if not fault.before:
+            await call()
+        raise fault.error()
+
+    async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
+        return await self._call("start_command", key, lambda: self.hands.start_command(agent, key, command))
+
+    async def command_status(self, agent: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
+        return await self._call("command_status", key, lambda: self.hands.command_status(agent, key, wait_s=wait_s))
+
+    async def stop_command(self, agent: str, key: str) -> None:
+        await self._call("stop_command", key, lambda: self.hands.stop_command(agent, key))
+
+    async def forget_command(self, agent: str, key: str) -> None:
+        await self._call("forget_command", key, lambda: self.hands.forget_command(agent, key))
+
+    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+        return await self._call("sql", key or "", lambda: self.hands.sql(agent, statement, key=key, rows_max=rows_max))
+
+    async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
+        return await self._call("put_object", key, lambda: self.hands.put_object(agent, path, bucket, name, key=key))
+
+    async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
+        await self._call("notify", key, lambda: self.hands.notify(agent, subject, body, key=key, run_id=run_id))
+
+    async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
+        return await self._call("read_file", "", lambda: self.hands.read_file(agent, path, bytes_max=bytes_max))
+
+    async def reconnect(self, agent: str) -> None:
+        await self._call("reconnect", "", lambda: self.hands.reconnect(agent))
+
+    async def restart(self, agent: str) -> None:
+        await self._call("restart", "", lambda: self.hands.restart(agent))
+
+    async def probe(self, agent: str) -> bool:
+        return await self._call("probe", "", lambda: self.hands.probe(agent))

@@ -1,0 +1,293 @@
+"""The conformance kit of the `Hands` contract: every way to act in an office passes `check_hands`.
+
+    async def test_my_hands():
+        await check_hands(MyHands(), agent="analyst")
+
+The office must run `sh` scripts and have an empty database; the kit leaves files named `conformance-*` in its home,
+tables named `conformance_*`, and objects in the bucket `conformance`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenure.errors import DatabaseError, NotFound, TenureError
+from tenure.work.hands import Command, CommandState, CommandStatus, Hands
+
+ENDS_S = 30.0
+"""More than any of the kit's commands takes; only a driver that hangs comes near."""
+SQL_PIECES = 2
+
+T = TypeVar("T")
+
+
+async def check_hands(hands: Hands, agent: str, *, disruptive: bool = True) -> list[str]:
+    """Raises `AssertionError`, naming the contract, for the first one that `hands` breaks; returns the names of all that held.
+    `disruptive` also restarts the sandbox of `agent`."""
+    held: list[str] = []
+    for check in [*CHECKS, *(DISRUPTIVE_CHECKS if disruptive else ())]:
+        try:
+            await check(hands, agent)
+        except AssertionError as error:
+            raise AssertionError(f"{check.__name__}: {check.__doc__}\n{error}") from error
+        held.append(check.__name__)
+    return held
+
+
+def _key() -> str:
+    return f"conformance.{secrets.token_hex(6)}"
+
+
+async def _end(hands: Hands, agent: str, key: str) -> CommandStatus:
+    async with asyncio.timeout(ENDS_S):
+        while (status := await hands.command_status(agent, key, wait_s=5)).state is CommandState.RUNNING:
+            pass
+    return status
+
+
+async def _run(hands: Hands, agent: str, script: str, **options: object) -> CommandStatus:
+    key = _key()
+    await hands.start_command(agent, key, Command(script, **options))  # pyright: ignore[reportArgumentType]
+    return await _end(hands, agent, key)
+
+
+async def _raises(kind: type[TenureError], call: Awaitable[object]) -> None:
+    try:
+        await call
+    except kind:
+        return
+    except TenureError as error:
+        raise AssertionError(f"expected {kind.__name__}, got {type(error).__name__}: {error}") from error
+    raise AssertionError(f"expected {kind.__name__}, nothing was raised")
+
+
+# --- commands ------------------------------------------------------------------------------------------------------------
+async def c01_output_and_exit_code(hands: Hands, agent: str) -> None:
+    """A command's stdout and stderr come together, with its exit code and its duration."""
+    status = await _run(hands, agent, "echo out; echo err >&2; exit 7")
+    assert (status.state, status.exit_code, status.timed_out) == (CommandState.EXITED, 7, False), status
+    assert sorted(status.output.split()) == ["err", "out"], status
+    assert status.output_bytes == len("out\nerr\n"), status
+    assert status.duration_s is not None and status.duration_s >= 0, status
+
+
+async def c02_environment_and_directory(hands: Hands, agent: str) -> None:
+    """A command has its `env`, a home, and starts there, or in `cwd`."""
+    status = await _run(
+        hands, agent, 'printf "%s\\n" "$GIVEN"; [ "$PWD" = "$HOME" ] && echo home', env={"GIVEN": "a 'b' $c"}
+    )
+    assert status.output.splitlines() == ["a 'b' $c", "home"], status
+    status = await _run(hands, agent, "pwd", cwd="/usr")
+    assert status.output.strip() == "/usr", status
+
+
+async def c03_same_key_same_command(hands: Hands, agent: str) -> None:
+    """Starting a known key starts nothing, while the command runs and after it ended."""
+    key, mark = _key(), f"conformance-{secrets.token_hex(4)}"
+    command = Command(f"echo once >> {mark}; sleep 0.5; wc -l < {mark}")
+    first, second = await asyncio.gather(*(hands.start_command(agent, key, command) for _ in range(2)))
+    assert CommandState.ABSENT not in (first.state, second.state), (first, second)
+    status = await _end(hands, agent, key)
+    assert status.output.strip() == "1", status
+    again = await hands.start_command(agent, key, command)
+    assert (again.state, again.exit_code, again.output) == (CommandState.EXITED, 0, status.output), again
+    assert (await _run(hands, agent, f"wc -l < {mark}")).output.strip() == "1"
+
+
+async def c04_unknown_key_is_absent(hands: Hands, agent: str) -> None:
+    """A key that was never started is ABSENT; stopping and forgetting it are no errors."""
+    key = _key()
+    await hands.stop_command(agent, key)
+    await hands.forget_command(agent, key)
+    assert (await hands.command_status(agent, key)).state is CommandState.ABSENT
+
+
+async def c05_status_waits_and_does_not(hands: Hands, agent: str) -> None:
+    """`command_status` answers at once without `wait_s`, with RUNNING; with it, it answers when the command has ended."""
+    key = _key()
+    await hands.start_command(agent, key, Command("read line < <(sleep 1); echo done"))
+    assert (await hands.command_status(agent, key)).state is CommandState.RUNNING
+    status = await hands.command_status(agent, key, wait_s=25)
+    assert (status.state, status.output.strip()) == (CommandState.EXITED, "done"), status
+
+
+async def c06_timeout_ends_the_group(hands: Hands, agent: str) -> None:
+    """After `timeout_s` the command and its children are ended, and it reports `timed_out`."""
+    mark = f"conformance-{secrets.token_hex(4)}"
+    status = await _run(hands, agent, f"(sleep 4; touch {mark}) & sleep 600", timeout_s=0.5)
+    assert (status.state, status.timed_out) == (CommandState.EXITED, True), status
+    assert status.exit_code != 0, status
+    assert (await _run(hands, agent, f"sleep 4; test -e {mark}")).exit_code == 1, "a child outlived the timeout"
+
+
+async def c07_stop(hands: Hands, agent: str) -> None:
+    """`stop_command` ends a running command, which then has an exit code of a signal; a second stop does nothing."""
+    key = _key()
+    await hands.start_command(agent, key, Command("exec sleep 600"))
+    await hands.stop_command(agent, key)
+    status = await _end(hands, agent, key)
+    assert (status.state, status.timed_out) == (CommandState.EXITED, False), status
+    assert status.exit_code in (128 + 15, 128 + 9), status
+    await hands.stop_command(agent, key)
+
+
+async def c08_output_is_bounded(hands: Hands, agent: str) -> None:
+    """Of much output the last part is kept, and all of it counted; bytes that are no text do no harm."""
+    status = await _run(hands, agent, "head -c 3000000 /dev/zero | tr '\\0' 'x'; printf '\\377\\376 end'")
+    assert status.exit_code == 0, status.exit_code
+    assert status.output_bytes == 3_000_000 + 6, status.output_bytes
+    assert len(status.output.encode()) <= 64 * 1024 + 16, len(status.output)
+    assert status.output.endswith(" end"), status.output[-20:]
+
+
+async def c09_forgotten_is_not_forgiven(hands: Hands, agent: str) -> None:
+    """`forget_command` drops the output; the key stays known for good, so that a late worker cannot start it again."""
+    key, mark = _key(), f"conformance-{secrets.token_hex(4)}"
+    command = Command(f"echo once >> {mark}; exit 3")
+    await hands.start_command(agent, key, command)
+    await _end(hands, agent, key)
+    await hands.forget_command(agent, key)
+    status = await hands.start_command(agent, key, command)
+    assert (status.state, status.exit_code, status.output) == (CommandState.EXITED, 3, ""), status
+    await hands.forget_command(agent, key)
+    assert (await _run(hands, agent, f"wc -l < {mark}")).output.strip() == "1"
+
+
+async def c10_running_is_not_forgotten(hands: Hands, agent: str) -> None:
+    """Forgetting a running command does nothing."""
+    key = _key()
+    await hands.start_command(agent, key, Command("sleep 1; echo kept"))
+    await hands.forget_command(agent, key)
+    assert (await _end(hands, agent, key)).output.strip() == "kept"
+
+
+# --- database ------------------------------------------------------------------------------------------------------------
+async def c20_sql_result(hands: Hands, agent: str) -> None:
+    """`sql` gives columns and JSON-ready rows, at most `rows_max` of them."""
+    found = await hands.sql(agent, "select 1 as a, 'x' as b union all select 2, null order by a")
+    assert (found.columns, found.rows) == (["a", "b"], [[1, "x"], [2, None]]), found
+    assert (found.truncated, found.repeated) == (False, False), found
+    found = await hands.sql(agent, "select 1 as a union all select 2 order by a", rows_max=1)
+    assert (found.rows, found.truncated) == ([[1]], True), found
+
+
+async def c21_sql_once_per_key(hands: Hands, agent: str) -> None:
+    """A statement with a key takes effect once, also when two calls meet; the second gets the first one's result."""
+    table, key = f"conformance_{secrets.token_hex(4)}", _key()
+    await hands.sql(agent, f"create table {table} (n integer)")
+    insert = f"insert into {table} values (1); select count(*) as n from {table}"
+    results = await asyncio.gather(*(hands.sql(agent, insert, key=key) for _ in range(SQL_PIECES)))
+    results.append(await hands.sql(agent, insert, key=key))
+    assert sorted(result.repeated for result in results) == [False, True, True], results
+    assert all(result.rows == [[1]] for result in results), results
+    assert (await hands.sql(agent, f"select count(*) from {table}")).rows == [[1]]
+
+
+async def c22_sql_all_or_nothing(hands: Hands, agent: str) -> None:
+    """Statements run in one transaction; one that PostgreSQL refuses undoes all, raises `DatabaseError`, and leaves its key
+    unused."""
+    table, key = f"conformance_{secrets.token_hex(4)}", _key()
+    await hands.sql(agent, f"create table {table} (n integer)")
+    broken = f"insert into {table} values (1); insert into {table}_missing values (1)"
+    await _raises(DatabaseError, hands.sql(agent, broken, key=key))
+    assert (await hands.sql(agent, f"select count(*) from {table}")).rows == [[0]]
+    mended = await hands.sql(agent, f"insert into {table} values (1)", key=key)
+    assert mended.repeated is False, mended
+
+
+# --- objects, messages, files ----------------------------------------------------------------------------------------------
+async def c30_put_object(hands: Hands, agent: str) -> None:
+    """`put_object` copies a file, replaces one of the same name, and raises `NotFound` without the file."""
+    name = f"conformance-{secrets.token_hex(4)}"
+    for content in ("one", "three"):
+        await _run(hands, agent, f"printf {content} > {name}")
+        stored = await hands.put_object(agent, name, "conformance", name, key=_key())
+        assert (stored["bucket"], stored["name"], stored["size_bytes"]) == ("conformance", name, len(content)), stored
+        assert len(stored["sha256"]) == 64, stored
+    await _raises(NotFound, hands.put_object(agent, f"{name}.missing", "conformance", name, key=_key()))
+
+
+async def c31_notify_once(hands: Hands, agent: str) -> None:
+    """`notify` may be repeated with its key."""
+    key = _key()
+    await hands.notify(agent, "conformance", "body", key=key)
+    await hands.notify(agent, "conformance", "body", key=key)
+
+
+async def c32_read_file(hands: Hands, agent: str) -> None:
+    """`read_file` gives the first bytes, paths being relative to the home, and None when there is no file."""
+    name = f"conformance-{secrets.token_hex(4)}"
+    await _run(hands, agent, f"printf 0123456789 > {name}; touch {name}.empty")
+    assert await hands.read_file(agent, name) == b"0123456789"
+    assert await hands.read_file(agent, name, bytes_max=4) == b"0123"
+    assert await hands.read_file(agent, f"{name}.empty") == b""
+    assert await hands.read_file(agent, f"{name}.missing") is None
+
+
+async def c40_unknown_agent(hands: Hands, agent: str) -> None:
+    """Every call for an agent that does not exist raises `NotFound`; `probe` says no."""
+    nobody = f"{agent[:20]}-{secrets.token_hex(4)}"
+    await _raises(NotFound, hands.start_command(nobody, _key(), Command("true")))
+    await _raises(NotFound, hands.command_status(nobody, _key()))
+    await _raises(NotFound, hands.sql(nobody, "select 1"))
+    await _raises(NotFound, hands.put_object(nobody, "a", "conformance", "a", key=_key()))
+    await _raises(NotFound, hands.read_file(nobody, "a"))
+    await _raises(NotFound, hands.notify(nobody, "subject", "body", key=_key()))
+    await _raises(NotFound, hands.restart(nobody))
+    assert await hands.probe(nobody) is False
+
+
+# --- recovery ------------------------------------------------------------------------------------------------------------
+async def c50_reconnect(hands: Hands, agent: str) -> None:
+    """`reconnect` leaves running commands alone, and the office answers after it."""
+    key = _key()
+    await hands.start_command(agent, key, Command("sleep 1; echo through"))
+    await hands.reconnect(agent)
+    assert await hands.probe(agent) is True
+    assert (await _end(hands, agent, key)).output.strip() == "through"
+
+
+async def c51_restart_loses_commands(hands: Hands, agent: str) -> None:
+    """`restart` keeps files and database; what ran is LOST for good, and its key is not free."""
+    key, mark = _key(), f"conformance-{secrets.token_hex(4)}"
+    ended = _key()
+    await hands.start_command(agent, ended, Command("echo kept; exit 5"))
+    await _end(hands, agent, ended)
+    command = Command(f"echo begun >> {mark}; sleep 600")
+    await hands.start_command(agent, key, command)
+    async with asyncio.timeout(ENDS_S):
+        while not await hands.read_file(agent, mark):
+            await asyncio.sleep(0.05)
+    await hands.restart(agent)
+    assert await hands.probe(agent) is True
+    assert (await hands.command_status(agent, key)).state is CommandState.LOST
+    assert (await hands.start_command(agent, key, command)).state is CommandState.LOST
+    status = await hands.command_status(agent, ended)
+    assert (status.exit_code, status.output.strip()) == (5, "kept"), status
+    assert await hands.read_file(agent, mark) == b"begun\n"
+
+
+CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
+    c01_output_and_exit_code,
+    c02_environment_and_directory,
+    c03_same_key_same_command,
+    c04_unknown_key_is_absent,
+    c05_status_waits_and_does_not,
+    c06_timeout_ends_the_group,
+    c07_stop,
+    c08_output_is_bounded,
+    c09_forgotten_is_not_forgiven,
+    c10_running_is_not_forgotten,
+    c20_sql_result,
+    c21_sql_once_per_key,
+    c22_sql_all_or_nothing,
+    c30_put_object,
+    c31_notify_once,
+    c32_read_file,
+    c40_unknown_agent,
+    c50_reconnect,
+)
+DISRUPTIVE_CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (c51_restart_loses_commands,)
