@@ -485,7 +485,7 @@ def test_officed_is_built_again_when_its_source_changes(
     settings: Settings, small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "officed.c"
-    monkeypatch.setattr(officed, "SOURCE", source)
+    monkeypatch.setattr(officed, "SOURCES", tmp_path)
     monkeypatch.setattr(officed, "current_image", lambda _: current_image(settings))
     for answer in (3, 4):
         source.write_text(f"int main(void) {{ return {answer}; }}\n")

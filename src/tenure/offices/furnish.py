@@ -23,6 +23,11 @@ HOSTS = """\
 127.0.0.4 api
 127.0.0.5 egress
 """
+SUDO = b"""\
+#!/bin/sh
+# gVisor gives no privileges to set-uid programs, so this asks officed, which is root here.
+exec /.tenure/bin/officed sudo "$@"
+"""
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
 
@@ -31,6 +36,7 @@ def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environm
     root = volume / "rootfs"
     write_file(root, "etc/hostname", f"{record.name}\n".encode())
     write_file(root, "etc/hosts", HOSTS.format(name=record.name).encode())
+    write_file(root, "usr/local/bin/sudo", SUDO, mode=0o755)
     owner_key = settings.keys_dir / "id_ed25519.pub"
     if owner_key.exists():
         write_file(root, "etc/tenure/authorized_keys", owner_key.read_bytes())

@@ -10,7 +10,7 @@ from tenure.settings import Settings
 from tenure.setup import chroot
 from tenure.setup.image import current_image
 
-SOURCE = Path(__file__).parent.parent / "offices" / "door" / "officed.c"
+SOURCES = Path(__file__).parent.parent / "offices" / "door" / "officed"
 FLAGS = "-O2 -static -pthread -Wall"
 COMPILE_TIMEOUT_S = 120
 PROGRAM = "officed"
@@ -34,10 +34,10 @@ def build(settings: Settings) -> None:
     stamp = _stamp()
     chroot.run_inside(
         current_image(settings).rootfs,
-        f"gcc {FLAGS} -o /tmp/officed /tmp/officed.c",
+        f"gcc {FLAGS} -o /tmp/officed /tmp/*.c",
         doing="Compiling officed",
         timeout_s=COMPILE_TIMEOUT_S,
-        bring={"officed.c": SOURCE},
+        bring={path.name: path for path in _sources()},
         take={"officed": fresh},
     )
     fresh.chmod(0o755)
@@ -45,11 +45,15 @@ def build(settings: Settings) -> None:
     (settings.officed_dir / STAMP).write_text(stamp)
 
 
+def _sources() -> list[Path]:
+    found = sorted(SOURCES.glob("*.[ch]"))
+    if not found:
+        raise SetupError("The source of officed is missing from the tenure package.", hint="Reinstall tenure.")
+    return found
+
+
 def _stamp() -> str:
-    try:
-        source = SOURCE.read_bytes()
-    except OSError as error:
-        raise SetupError(
-            "The source of officed is missing from the tenure package.", hint="Reinstall tenure."
-        ) from error
-    return hashlib.sha256(FLAGS.encode() + b"\0" + source).hexdigest() + "\n"
+    digest = hashlib.sha256(FLAGS.encode())
+    for path in _sources():
+        digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest() + "\n"

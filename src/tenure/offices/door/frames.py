@@ -1,4 +1,4 @@
-"""The door's wire format, as bytes in and bytes out. `officed.c` describes it; both ends must agree.
+"""The door's wire format, as bytes in and bytes out. `officed/officed.h` describes it; both ends must agree.
 
 What comes out of an office is untrusted: sizes are checked before anything is read, and text is decoded with replacement.
 """

@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tenure.errors import Conflict, InvalidArgument, NotFound, SandboxError, SetupError
+from tenure.errors import Conflict, InvalidArgument, NotFound, SandboxError
 from tenure.offices.sandboxes import oci
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState, SandboxUsage
 from tenure.offices.sandboxes.cgroups import Cgroup
-from tenure.offices.tools import LAST_WORDS_CHARS, run_tool, tool_environment
+from tenure.offices.sandboxes.readonly import run_with_read_only
+from tenure.offices.tools import LAST_WORDS_CHARS, run_tool
 
 START_TIMEOUT_S = 60.0
 STARTS_AT_ONCE_MAX = 4
@@ -111,33 +112,17 @@ class GvisorDriver(SandboxDriver):
         cgroup = self._cgroup(spec.id)
         configuration = oci.config(spec, cgroup_path=cgroup.path, tini=_has_tini(spec.root))
         (directory / "config.json").write_text(json.dumps(configuration))
-        await self._run_detached(spec.id, directory)
+        await self._run_detached(spec, directory)
         _spare_the_runtime(cgroup)
 
-    async def _run_detached(self, sandbox_id: str, directory: Path) -> None:
-        """Returns when PID 1 runs. The sandbox inherits our stdio: nothing that it could fill, and no pipe that we wait on."""
-        log = directory / "runsc.log"
-        words = self._runsc(sandbox_id, "run", "--detach", "--bundle", str(directory))
+    async def _run_detached(self, spec: SandboxSpec, directory: Path) -> None:
+        """Returns when PID 1 runs. Its stdio is /dev/null: nothing that it could fill, and no pipe that we wait on."""
+        words = self._runsc(spec.id, "run", "--detach", "--bundle", str(directory))
         words += ["--pid-file", str(directory / "pid"), _container_id(directory)]
-        null = asyncio.subprocess.DEVNULL
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=null, stdout=null, stderr=null, env=tool_environment(), start_new_session=True
-            )
-        except FileNotFoundError as error:
-            raise SetupError("gVisor's `runsc` is not installed.") from error
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                exit_code = await process.wait()
-        except TimeoutError as error:
-            raise SandboxError(f"The sandbox {sandbox_id} did not start in {START_TIMEOUT_S:.0f} s.") from error
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+        exit_code = await run_with_read_only((spec.officed_dir, spec.doorway), words, timeout_s=START_TIMEOUT_S)
         if exit_code:
             raise SandboxError(
-                f"The sandbox {sandbox_id} did not start: {_last_words(log)}",
+                f"The sandbox {spec.id} did not start: {_last_words(directory / 'runsc.log')}",
                 hint="Its volume is unharmed. `tenure doctor` checks whether sandboxes start at all.",
             )
 

@@ -1,0 +1,119 @@
+/* officed: the office's end of the door.
+ *
+ * It runs inside the office as the child of PID 1 and dials out to UNIX sockets of the server (the doorway), because
+ * an office has no network on which anybody could call it. It keeps IDLE_CONNECTIONS open to the door socket; the server
+ * picks one, writes a request, and that connection becomes the session. So every session has a kernel socket of its
+ * own (flow control included), and an awake office answers without a connection being made first.
+ *
+ * Wire format, all integers big-endian.
+ *   request   u32 length, then fields: u8 tag, u32 length, bytes
+ *             o op   k key   a argument*   e NAME=value*   d directory   u user   t "rows cols"   T timeout in ms   w wait in ms
+ *   frame     u8 type, u32 length, bytes
+ *   to us     0 stdin   e end of stdin   w "rows cols"   s "signal"
+ *   from us   p started   1 stdout   2 stderr   x "code timed_out"   j job status   ! error ("kind: message")
+ *
+ * Operations: ping; run (attached: ends with the connection); job-start, job-status, job-stop, job-forget (a job belongs to
+ * its key, not to a connection: its output and exit code stay in --jobs until forgotten); dial (bytes to a port of the
+ * office); ssh (bytes to an `sshd -i` of its own).
+ *
+ * It is one static binary mounted read-only from the host, so an office that deleted its root still has a door.
+ */
+#ifndef OFFICED_H
+#define OFFICED_H
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum {
+    IDLE_CONNECTIONS = 4,
+    REQUEST_BYTES_MAX = 2 << 20,
+    FRAME_BYTES_MAX = 1 << 18,
+    CHUNK_BYTES = 1 << 16,
+    ARGS_MAX = 4096,
+    SESSIONS_MAX = 512,
+    THREAD_STACK_BYTES = 256 << 10,
+    SPOOL_HALF_BYTES = 512 << 10, /* a job keeps at least this much of its last output */
+    TAIL_BYTES = 1 << 16,
+    KILL_GRACE_MS = 5000,
+    REDIAL_MS_MIN = 10,
+    REDIAL_MS_MAX = 500,
+    STOP_GRACE_MS = 1000,
+};
+
+/* What the command line said (main.c). */
+extern const char *door_path, *jobs_dir;
+
+/* io.c: time, whole reads and writes, frames, threads */
+int64_t now_ms(void);
+void sleep_ms(int ms);
+int write_all(int fd, const void *data, size_t n);
+int read_all(int fd, void *data, size_t n);
+int send_in_place(int fd, char type, char *buf, uint32_t n);
+int send_frame(int fd, char type, const void *data, uint32_t n);
+int send_text(int fd, char type, const char *format, ...);
+int dial_unix(const char *path);
+void init_threads(void);
+int spawn_thread(void *(*f)(void *), void *arg);
+
+/* request.c */
+struct request {
+    char *op, *key, *dir, *user, *tty;
+    char *argv[ARGS_MAX + 1], *env[ARGS_MAX + 8];
+    int argc, envc;
+    int64_t timeout_ms, wait_ms;
+    char *raw;
+};
+
+struct request *read_request(int fd);
+void free_request(struct request *r);
+int valid_key(const char *k);
+
+/* user.c */
+struct user {
+    uid_t uid;
+    gid_t gid;
+    char name[64], home[256], shell[128];
+    gid_t groups[64];
+    int groups_n;
+};
+
+int find_user(const char *name, struct user *u);
+
+/* child.c: programs that we start, and their ends */
+struct child {
+    pid_t pid;
+    int status, done, event_fd;
+    struct child *next;
+};
+
+struct child *spawn(struct request *r, int in, int out, int err, int tty, char *why, size_t why_n);
+void *reaper(void *unused);
+void forget_child(struct child *c);
+int exit_code(int status);
+void kill_group(pid_t pid, int sig);
+void end_child(struct child *c, int sig);
+void signal_children(int sig);
+int children_run(void);
+
+/* attached.c, jobs.c, streams.c: what a session can be. Those of jobs.c answer 0 when the connection may go on. */
+void run_attached(int conn, struct request *r);
+void init_jobs(void);
+int start_job(int conn, struct request *r);
+int send_status(int conn, struct request *r);
+int stop_job(int conn, struct request *r);
+int forget_job(int conn, struct request *r);
+void splice_both(int a, int b);
+void dial_port(int conn, struct request *r);
+void serve_ssh(int conn, struct request *r);
+
+/* sessions.c, forwards.c, sudo.c */
+int enter_session(void); /* whether one more fits; leave_session() in any case that it did */
+void leave_session(void);
+void *keep_dialling(void *unused);
+int start_forward(char *text);
+void *keep_elevating(void *unused);
+int sudo_main(int argc, char **argv);
+
+#endif
