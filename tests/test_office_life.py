@@ -31,6 +31,13 @@ def test_it_has_its_own_user_environment_hostname_and_processes(agent: Agent) ->
     assert agent.exec("sudo -n id -u").stdout == "0\n"
 
 
+def test_sudo_is_for_the_offices_user_and_root_only(agent: Agent) -> None:
+    assert agent.exec("echo in | sudo cat; sudo sh -c 'exit 5'").exit_code == 5
+    assert agent.exec("sudo FOO=bar env | grep -c -e FOO=bar -e HOME=/root").stdout == "2\n"
+    refused = agent.exec("sudo -u nobody sudo id")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+
+
 def test_psql_connects_without_arguments(agent: Agent) -> None:
     assert agent.exec("psql -Atc 'select current_user, current_database()'").stdout == "agent|agent\n"
 

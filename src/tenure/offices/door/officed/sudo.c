@@ -107,7 +107,8 @@ int sudo_main(int argc, char **argv) {
     uint32_t be = htonl((uint32_t)(at - request - 4));
     memcpy(request, &be, 4);
     /* the descriptors travel with one byte of their own, so that the request can be longer than a message */
-    if (send_with_stdio(fd, "s", 1) || write_all(fd, request, (size_t)(at - request)))
+    char ready;
+    if (read_all(fd, &ready, 1) || send_with_stdio(fd, "s", 1) || write_all(fd, request, (size_t)(at - request)))
         return fprintf(stderr, "sudo: officed did not take the command\n"), 1;
     asked = fd;
     struct sigaction pass = {.sa_handler = pass_signal, .sa_flags = SA_RESTART};
@@ -117,21 +118,28 @@ int sudo_main(int argc, char **argv) {
 
 /* --- the answering side ------------------------------------------------------------------------------------------ */
 
-static int may_ask(int fd) {
-    struct ucred who;
-    socklen_t n = sizeof who;
-    return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) && (who.uid == 0 || who.uid == OFFICE_USER_UID);
-}
-
+/* Credentials come with the message: for SO_PEERCRED gVisor answers with our own. -1: malformed, -2: may not ask. */
 static int receive_stdio(int fd, int stdio[3]) {
-    char control[CMSG_SPACE(3 * sizeof(int))], byte;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(3 * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+    } control = {0};
+    char byte;
+    int on = 1, may_ask = 0;
     struct iovec part = {&byte, 1};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) || write_all(fd, "r", 1)) return -1;
     if (recvmsg(fd, &m, MSG_CMSG_CLOEXEC) != 1) return -1;
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(3 * sizeof(int))) return -1;
-    memcpy(stdio, CMSG_DATA(c), 3 * sizeof(int));
-    return 0;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+        struct ucred who;
+        if (c->cmsg_level != SOL_SOCKET) continue;
+        if (c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(3 * sizeof(int))) memcpy(stdio, CMSG_DATA(c), 3 * sizeof(int));
+        if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len == CMSG_LEN(sizeof who)) {
+            memcpy(&who, CMSG_DATA(c), sizeof who);
+            may_ask = who.uid == 0 || who.uid == OFFICE_USER_UID;
+        }
+    }
+    return !may_ask ? -2 : stdio[2] < 0 ? -1 : 0;
 }
 
 /* Until the command ends, the asking side may send signals; when it goes away, the command is ended. */
@@ -155,8 +163,9 @@ static void *elevate(void *arg) {
     int conn = (int)(intptr_t)arg, stdio[3] = {-1, -1, -1};
     char why[400];
     struct request *r = NULL;
-    if (!may_ask(conn)) send_text(conn, '!', "only root and the office's own user may use sudo here");
-    else if (!receive_stdio(conn, stdio) && (r = read_request(conn))) {
+    int refused = receive_stdio(conn, stdio);
+    if (refused == -2) send_text(conn, '!', "only root and the office's own user may use sudo here");
+    else if (!refused && (r = read_request(conn))) {
         struct child *c = spawn(r, stdio[0], stdio[1], stdio[2], 0, why, sizeof why);
         for (int i = 0; i < 3; i++) close(stdio[i]), stdio[i] = -1;
         if (c) attend(conn, c), forget_child(c);
