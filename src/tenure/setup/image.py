@@ -33,6 +33,8 @@ FINISH_TIMEOUT_S = 120
 VOLUME_TIMEOUT_S = 60
 IMAGE_BYTES = 1024**3
 """Room that building takes, roughly."""
+PACKAGES_EXPECTED = 225
+"""About as many as the image ends up with, for the progress bar."""
 IMAGES_KEPT = 2
 """The current one and the one before it, which an office may be in the middle of cloning."""
 CURRENT = "current"
@@ -160,7 +162,7 @@ def _same_rootfs(settings: Settings, wanted: str) -> Path | None:
 
 
 def _bootstrap(rootfs: Path, codename: str, sources: list[apt_sources.Source], progress: SetupProgress) -> None:
-    meter = AptMeter()
+    meter = AptMeter(PACKAGES_EXPECTED)
     with tempfile.TemporaryDirectory(prefix="tenure-image-") as directory:
         mirror = Path(directory) / "debian.sources"
         mirror.write_text("\n".join(source.render() for source in sources))

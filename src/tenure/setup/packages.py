@@ -138,10 +138,12 @@ def require_archive(sources: Iterable[apt_sources.Source], codename: str) -> apt
 class AptMeter:
     """Reads apt's and dpkg's output and says how far an installation is, as a fraction that never falls.
 
-    Downloads count for 40 %, unpacking and setting up for 30 % each.
+    Downloads count for 40 %, unpacking and setting up for 30 % each. `packages_expected` keeps an installation in several
+    rounds (mmdebstrap's) from looking done after the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, packages_expected: int = 1) -> None:
+        self._expected = packages_expected
         self._packages = 0
         self._seen = {"Get:": 0, "Unpacking": 0, "Setting up": 0}
         self._best = 0.0
@@ -154,7 +156,7 @@ class AptMeter:
         for word in self._seen:
             if line.startswith(word):
                 self._seen[word] += 1
-        total = max(self._packages, 1)
+        total = max(self._packages, self._expected)
         weights = {"Get:": 0.4, "Unpacking": 0.3, "Setting up": 0.3}
         now = sum(weight * min(self._seen[word] / total, 1.0) for word, weight in weights.items())
         self._best = max(self._best, now)

@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-NOW_CHARS_MAX = 60
+NOW_CHARS_MAX = 36
 
 
 class SetupProgress(ABC):
@@ -58,7 +58,7 @@ class ConsoleProgress(SetupProgress):
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=24),
             TimeElapsedColumn(),
             TextColumn("[dim]{task.fields[now]}"),
             console=console,
