@@ -174,5 +174,7 @@ def host_program(root: str) -> Program:
             feeding.cancel()
             if child.returncode is None:
                 child.kill()
+                await asyncio.gather(child.stdout.read(), child.stderr.read())  # so that its pipes are seen to end
+                await child.wait()
 
     return program
