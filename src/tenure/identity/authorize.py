@@ -32,8 +32,8 @@ class Principal:
 
 @dataclass(frozen=True)
 class Resource:
-    """What is asked for: `kind` is a noun ("agent", "run", "database", "bucket", "object", "egress", "message", "server"),
-    `owner` the agent that it belongs to (empty: the installation), `name` the thing itself."""
+    """What is asked for: `kind` is a noun ("agent", "command", "file", "run", "database", "object", "egress", "message",
+    "server"), `owner` the agent that it belongs to (empty: the installation), `name` the thing itself."""
 
     kind: str
     owner: str = ""
@@ -67,7 +67,7 @@ def is_allowed(principal: Principal, action: str, resource: Resource) -> bool:
 
 
 def authorize(principal: Principal, action: str, resource: Resource) -> None:
-    """Returns when `principal` may do `action` ("noun:verb") on `resource`. Raises `Forbidden`, saying what was asked."""
+    """Returns when `principal` may do `action` ("noun:verb") on `resource`. Raises `Forbidden`, which says what."""
     if not is_allowed(principal, action, resource):
         raise Forbidden(
             f"{principal} may not {action} on {resource}.",
