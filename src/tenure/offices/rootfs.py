@@ -35,9 +35,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def write_file(rootfs: Path, path: str, content: bytes | str, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bool:
     """Makes the file `path` (as seen in the office; with or without the first slash) have exactly this content (text in
-    UTF-8), mode and owner; missing directories on the way are made (root's, 0755). Whatever has the name, a link included, is replaced; a directory is not. Nothing is
-    written when all is so already, which keeps the volume's shared blocks shared. Whether it was written.
-    Raises `VolumeError`."""
+    UTF-8), mode and owner. Missing directories on the way are made (root's, 0755). Whatever has the name, a link
+    included, is replaced; a directory is not. Nothing is written when all is so already, which keeps the volume's
+    shared blocks shared. Whether it was written. Raises `VolumeError`."""
     directory, name = _split(path)
     data = content.encode() if isinstance(content, str) else content
     if mode & ~0o777:
