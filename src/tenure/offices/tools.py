@@ -13,6 +13,7 @@ from tenure.errors import SetupError, TenureError
 
 OUTPUT_BYTES_MAX = 1024 * 1024
 LAST_WORDS_CHARS = 600
+KILLED_WAIT_S = 5.0
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where tools are looked for: a user's own PATH must not decide what runs as root."""
 
@@ -53,6 +54,8 @@ async def run_tool(argv: Sequence[str | Path], *, timeout_s: float, raises: type
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            with contextlib.suppress(TimeoutError):  # one that hangs in the kernel is left to it
+                await asyncio.wait_for(process.wait(), KILLED_WAIT_S)
     return ToolResult(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 

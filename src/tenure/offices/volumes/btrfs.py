@@ -1,22 +1,25 @@
-"""Volumes as btrfs subvolumes: clone and snapshot in milliseconds, limits by quota groups.
-
-It calls the `btrfs` program rather than the kernel's ioctls: measured 4.4 ms against 2.2 ms for a snapshot and 1.8 ms
-against 0.1 ms for a limit, beside a sandbox start of about 140 ms; the program's words also make better errors.
-"""
+"""Volumes as btrfs subvolumes: clone and snapshot in milliseconds, limits by quota groups."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec
 
 from tenure.errors import AlreadyExists, DiskFull, NotFound, VolumeError
 from tenure.offices.tools import ToolResult, run_tool
 from tenure.offices.volumes.base import VolumeDriver, VolumeUsage
+from tenure.offices.volumes.btrfs_calls import create_subvolume, limit_referenced, snapshot_subvolume
 
+P = ParamSpec("P")
 COMMAND_TIMEOUT_S = 60.0
 SUBVOLUME_INODE = 256
 """The inode number of every subvolume's top directory (BTRFS_FIRST_FREE_OBJECTID)."""
+QUOTA_HINT = "`tenure setup` turns quotas on in the pool."
 FULL_WORDS = ("No space left", "quota exceeded", "Quota exceeded")
 
 
@@ -31,16 +34,16 @@ class BtrfsDriver(VolumeDriver):
         source = source.resolve()  # `images/current` is a link
         self._need(source)
         self._need_free(target)
-        await _btrfs("subvolume", "snapshot", source, target, doing=f"Creating {target.name}")
+        await _call(f"Creating {target.name}", snapshot_subvolume, source, target, read_only=False)
 
     async def create_empty(self, target: Path) -> None:
         self._need_free(target)
-        await _btrfs("subvolume", "create", target, doing=f"Creating {target.name}")
+        await _call(f"Creating {target.name}", create_subvolume, target)
 
     async def snapshot(self, volume: Path, target: Path) -> None:
         self._need(volume)
         self._need_free(target)
-        await _btrfs("subvolume", "snapshot", "-r", volume, target, doing=f"The snapshot of {volume.name}")
+        await _call(f"The snapshot of {volume.name}", snapshot_subvolume, volume, target, read_only=True)
 
     async def delete(self, volume: Path) -> None:
         if not os.path.lexists(volume):
@@ -57,8 +60,7 @@ class BtrfsDriver(VolumeDriver):
 
     async def set_limit(self, volume: Path, limit_bytes: int | None) -> None:
         self._need(volume)
-        limit = "none" if limit_bytes is None else limit_bytes
-        await _btrfs("qgroup", "limit", limit, volume, doing=f"Limiting {volume.name}")
+        await _call(f"Limiting {volume.name}", limit_referenced, volume, limit_bytes)
 
     async def usage(self, volume: Path) -> VolumeUsage:
         self._need(volume)
@@ -89,9 +91,7 @@ def parse_usage(table: str) -> VolumeUsage:
         if len(fields) >= 4 and fields[0].startswith("0/"):
             limit = None if fields[3] == "none" else int(fields[3])
             return VolumeUsage(used_bytes=int(fields[1]), limit_bytes=limit, exclusive_bytes=int(fields[2]))
-    raise VolumeError(
-        "btrfs counts nothing for this volume.", hint="`btrfs quota enable` on the pool turns counting on."
-    )
+    raise VolumeError("btrfs counts nothing for this volume.", hint=QUOTA_HINT)
 
 
 def _is_subvolume(path: Path) -> bool:
@@ -124,6 +124,21 @@ def nested_ids(listing: str, top: str) -> list[str]:
     for parent in found:
         found.extend(children.get(parent, []))
     return found[:0:-1]
+
+
+async def _call(doing: str, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Makes a call to the kernel off the event loop, in a thread that cannot be interrupted: it takes milliseconds."""
+    try:
+        await asyncio.to_thread(call, *args, **kwargs)
+    except OSError as error:
+        reason = f"{doing} failed: {error.strerror}"
+        if error.errno == errno.EEXIST:
+            raise AlreadyExists(f"{reason}.") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{reason}.") from error
+        if error.errno == errno.ENOTCONN:
+            raise VolumeError(f"{doing} failed: the pool counts no usage.", hint=QUOTA_HINT) from error
+        raise VolumeError(f"{reason}.") from error
 
 
 def _words(*words: str | int | Path) -> list[str]:

@@ -4,10 +4,13 @@ limits are recorded only, and a snapshot is as of *about* one instant. Fine for 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +40,9 @@ class DirectoryDriver(VolumeDriver):
 
     async def create_empty(self, target: Path) -> None:
         _need_free(target)
-        fresh = _fresh(target)
-        fresh.mkdir(mode=0o755)
-        _write_record(fresh, {"read_only": False})
-        _put_in_place(fresh, target)
+        with _put_in_place(target) as fresh:
+            fresh.mkdir(mode=0o755)
+            _write_record(fresh, {"read_only": False})
 
     async def snapshot(self, volume: Path, target: Path) -> None:
         _need(volume)
@@ -59,7 +61,10 @@ class DirectoryDriver(VolumeDriver):
 
     async def set_limit(self, volume: Path, limit_bytes: int | None) -> None:
         _need(volume)
-        _write_record(volume, _read_record(volume) | {"limit_bytes": limit_bytes})
+        try:
+            _write_record(volume, _read_record(volume) | {"limit_bytes": limit_bytes})
+        except OSError as error:
+            raise _explained(error, f"Limiting {volume.name}") from error
 
     async def usage(self, volume: Path) -> VolumeUsage:
         """Walks the whole tree: seconds for a large one."""
@@ -69,17 +74,12 @@ class DirectoryDriver(VolumeDriver):
 
     async def _copy(self, source: Path, target: Path, *, read_only: bool) -> None:
         _need_free(target)
-        fresh = _fresh(target)
-        try:
+        with _put_in_place(target) as fresh:
             await _tool(
                 "cp", "-a", "--reflink=auto", "--one-file-system", "--", source, fresh,
                 timeout_s=COPY_TIMEOUT_S, doing=f"Copying {source.name}",
             )  # fmt: skip
             _write_record(fresh, {"read_only": read_only})
-            _put_in_place(fresh, target)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
 
 
 def _need(volume: Path) -> None:
@@ -100,12 +100,25 @@ def _fresh(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}")
 
 
-def _put_in_place(fresh: Path, target: Path) -> None:
+@contextmanager
+def _put_in_place(target: Path) -> Generator[Path]:
+    """A path to make the volume at; it becomes `target` when all went well, and goes away when not."""
+    fresh = _fresh(target)
     try:
+        yield fresh
         fresh.rename(target)
-    except OSError as error:  # somebody made it meanwhile
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise AlreadyExists(f"There is something at {target} already.") from error
+        if isinstance(error, OSError):
+            raise _explained(error, f"Creating {target.name}") from error
+        raise
+
+
+def _explained(error: OSError, doing: str) -> TenureError:
+    reason = f"{doing} failed: {error.strerror}."
+    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        return AlreadyExists(reason)
+    return DiskFull(reason) if error.errno in (errno.ENOSPC, errno.EDQUOT) else VolumeError(reason)
 
 
 def _read_record(volume: Path) -> dict[str, Any]:
