@@ -79,7 +79,9 @@ def effects_of(root: Path, agent: str) -> list[str]:
     return (root / agent / "home" / "effects").read_text().split()
 
 
-async def assert_once(runs: Runs, database: ControlDatabase, hands: FakeHands, root: Path, agent: str, run: wire.Run) -> None:
+async def assert_once(
+    runs: Runs, database: ControlDatabase, hands: FakeHands, root: Path, agent: str, run: wire.Run
+) -> None:
     """Everything happened, nothing twice, and the journal tells it without a gap."""
     assert run.state == wire.RunState.SUCCEEDED, (run.question, run.error)
     assert {step.id: step.state for step in run.steps if step.id != "never"} == {
@@ -123,9 +125,7 @@ async def test_killed_at_every_point_everything_happens_once(
         agent, log = f"agent{number}", tmp_path / f"fired{number}"
         fake_hands.add_agent(agent)
         run_id = await create(runs, agent=agent)
-        victim = worker_pool.start(
-            control_dsn, root, TENURE_FAULT=f"{point}:kill", TENURE_FAULT_LOG=str(log)
-        )
+        victim = worker_pool.start(control_dsn, root, TENURE_FAULT=f"{point}:kill", TENURE_FAULT_LOG=str(log))
         await victim.wait_for("", "Z")
         heir = worker_pool.start(control_dsn, root)
         run = await at_rest(runs, run_id)
@@ -199,10 +199,19 @@ async def test_a_lost_effect_that_a_check_finds_is_not_repeated(
     assert any(event.kind == "step_unverified" for event in await runs.events(run.id))
 
 
-@pytest.mark.parametrize("extra", ["    verify: {file: finished}\n    retry: {attempts: 1, delay: 0}",
-                                   "    on_lost: retry\n    retry: {attempts: 1, delay: 0}"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "    verify: {file: finished}\n    retry: {attempts: 1, delay: 0}",
+        "    on_lost: retry\n    retry: {attempts: 1, delay: 0}",
+    ],
+)
 async def test_a_lost_effect_is_retried_when_a_check_or_the_playbook_says_so(
-    control_database: ControlDatabase, control_dsn: str, worker_pool: WorkerPool, fake_hands: FakeHands, tmp_path: Path,
+    control_database: ControlDatabase,
+    control_dsn: str,
+    worker_pool: WorkerPool,
+    fake_hands: FakeHands,
+    tmp_path: Path,
     extra: str,
 ) -> None:
     runs, root = Runs(control_database), tmp_path / "offices"

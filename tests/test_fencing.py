@@ -47,8 +47,8 @@ WORST_POINTS = [
 ]
 
 
-async def create(runs: Runs) -> str:
-    run = await runs.create(agent="analyst", goal="once", playbook=PLAYBOOK, playbook_name=None, inputs={})
+async def create(runs: Runs, agent: str = "analyst") -> str:
+    run = await runs.create(agent=agent, goal="once", playbook=PLAYBOOK, playbook_name=None, inputs={})
     return run.id
 
 
@@ -72,9 +72,14 @@ async def test_a_worker_continued_after_its_lease_changes_nothing(
     assert run.state == wire.RunState.SUCCEEDED
     before = await load(control_database, run_id)
 
-    zombie.signal(signal.SIGCONT)
-    await zombie.end()  # it has gone on, to where it noticed, before it follows the SIGTERM
     await heir.end()
+    zombie.signal(signal.SIGCONT)
+    fake_hands.add_agent("next")
+    another = await create(runs, "next")
+    assert (
+        await at_rest(runs, another)
+    ).state == wire.RunState.SUCCEEDED  # by the zombie: it had time to go on, and works
+    await zombie.end()
     assert log.read_text() == f"{point}:1:stop\n"
     assert await load(control_database, run_id) == before, "the zombie wrote into the journal"
     assert (await runs.get(run_id)).state == wire.RunState.SUCCEEDED

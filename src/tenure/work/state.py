@@ -155,6 +155,7 @@ class RunState:
         self.answer = "" if answer in ANSWERS else answer
         if answer == "fail":
             self.refused = "The owner chose to let the run fail."
+            return
         for node in self.nodes.values():
             if node.phase is Phase.ASKING:
                 node.spent.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -43,7 +43,7 @@ def read_document(text: str, file: str) -> Document:
         raise PlaybookError(f"{file}: the playbook contains a NUL byte; is it a text file?")
     document = Document(file)
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)  # pyright: ignore[reportUnknownMemberType]
+        node = cast("yaml.Node | None", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
         document.data = _Reader(document).value(node, (), 0) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -96,7 +96,7 @@ class _Reader:
         if node.tag not in _PLAIN_TAGS:
             return node.value if node.tag in _TEXT_TAGS else self._refuse(node, line, column)
         try:
-            value: Any = self._scalars.construct_object(node)  # pyright: ignore[reportUnknownMemberType]
+            value = cast("Any", self._scalars.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
         except ValueError:
             raise _error(self._document.file, line, column, f"{node.value!r} is not a valid value") from None
         if isinstance(value, float) and not math.isfinite(value):

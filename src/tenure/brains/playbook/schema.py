@@ -21,7 +21,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from tenure.brains.playbook.document import Document, Path
 from tenure.brains.playbook.problems import Problems, did_you_mean
@@ -60,6 +70,10 @@ def _retry(value: Any) -> Any:
 
 def _on_error(value: Any) -> Any:
     return {"step": value} if isinstance(value, str) else value
+
+
+def _for_each_kind(value: Any) -> str:
+    return "values" if isinstance(value, list) else "expression" if isinstance(value, str) else "query"
 
 
 def _notify(value: Any) -> Any:
@@ -146,7 +160,15 @@ class Step(_Shape):
     timeout: Duration | None = None
     retry: AnyRetry | None = None
     verify: Annotated[list[Check], BeforeValidator(_as_list, json_schema_input_type=Check | list[Check])] = []
-    for_each: Annotated[list[Text], Field(min_length=1, max_length=FOR_EACH_VALUES_MAX)] | SqlValues | str | None = None
+    for_each: (
+        Annotated[
+            Annotated[list[Text], Field(min_length=1, max_length=FOR_EACH_VALUES_MAX), Tag("values")]
+            | Annotated[SqlValues, Tag("query")]
+            | Annotated[str, Tag("expression")],
+            Discriminator(_for_each_kind),
+        ]
+        | None
+    ) = None
     """Values, `{sql: query}`, or one expression `${{ inputs.NAME }}` whose value is a list."""
     condition: Text | None = Field(default=None, alias="if")
     on_error: Annotated[OnError, BeforeValidator(_on_error, json_schema_input_type=str | OnError)] | None = None
@@ -182,10 +204,10 @@ def validate(document: Document, problems: Problems) -> Playbook:
         problems.add((), "a playbook is a mapping with `name` and `steps`")
         problems.stop_if_any()
     try:
-        return Playbook.model_validate(document.data)
+        return Playbook.model_validate(cast("Any", document.data))
     except ValidationError as error:
         for violation in error.errors(include_url=False, include_input=False):
-            path = _path_in(document.data, violation["loc"])
+            path = _path_in(cast("Any", document.data), violation["loc"])
             problems.add(path, _sentence(violation["type"], violation["msg"], path))
         problems.stop_if_any()
         raise

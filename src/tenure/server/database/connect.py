@@ -28,7 +28,14 @@ class ControlDatabase:
     """A pool of connections whose rows are dicts. Every method raises `ServerUnreachable` when PostgreSQL is away: callers
     that can wait do so, the rest pass it on."""
 
-    def __init__(self, dsn: str, *, connections_max: int = POOL_CONNECTIONS_MAX, checked: bool = True) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        connections_max: int = POOL_CONNECTIONS_MAX,
+        checked: bool = True,
+        wait_s: float = CONNECTION_WAIT_S,
+    ) -> None:
         """`checked`: a connection that broke while it lay idle is replaced instead of handed out, for a round trip each time. A
         worker does without: it repeats what failed."""
         self.dsn = dsn
@@ -43,7 +50,7 @@ class ControlDatabase:
             },
             min_size=1,
             max_size=connections_max,
-            timeout=CONNECTION_WAIT_S,
+            timeout=wait_s,
             check=_check if checked else None,
             open=False,
         )
