@@ -73,7 +73,7 @@ class AttachRequest:
 
 
 def open_websocket(endpoint: Endpoint, path: str) -> ClientConnection:
-    """Raises what the server answered, or `ServerUnreachable`."""
+    """A connection, to be used in `with`. Raises what the server answered, or `ServerUnreachable`."""
     options: dict[str, Any] = {
         "additional_headers": endpoint.headers,
         "compression": None,  # The bytes never leave the machine: compressing them costs more than it saves.
@@ -115,14 +115,15 @@ class Attachment:
             )
         self.exit_code: int | None = None
         """Set when the command has ended: 128 + signal for one that was ended by a signal."""
-        self._ws = open_websocket(endpoint, f"/v1/agents/{check_name(agent)}/attach")
+        self._open = contextlib.ExitStack()
+        self._ws = self._open.enter_context(open_websocket(endpoint, f"/v1/agents/{check_name(agent)}/attach"))
         self._ws.send(text)
 
     def __enter__(self) -> Attachment:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._open.close()
 
     def close(self) -> None:
         """Ends the connection, and with it a command that still runs. May be called from any thread, and twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import typer
 from tenure.cli.command import OFFICE, command
 from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
-from tenure.errors import InvalidArgument, NotFound, ServerUnreachable, SetupError
+from tenure.errors import InvalidArgument, NotFound, ServerUnreachable, SetupError, from_payload
 from tenure.names import check_name
 
 if TYPE_CHECKING:
@@ -35,16 +36,18 @@ def ssh_proxy(session: Session, agent: AgentName) -> None:
 
     if session.json:
         raise InvalidArgument("ssh-proxy carries bytes; there is nothing to say in JSON.")
-    websocket = open_websocket(session.endpoint, f"/v1/agents/{check_name(agent)}/ssh")
-    threading.Thread(target=_send, args=(websocket,), daemon=True).start()
     write = write_to(sys.stdout.fileno())
-    try:
-        while True:
-            frame = websocket.recv()
-            write(frame if isinstance(frame, bytes) else frame.encode())
-    except ConnectionClosed as error:
-        if error.rcvd is None or error.rcvd.code != 1000:
-            raise ServerUnreachable("The connection to the office broke.") from error
+    with open_websocket(session.endpoint, f"/v1/agents/{check_name(agent)}/ssh") as websocket:
+        threading.Thread(target=_send, args=(websocket,), daemon=True).start()
+        try:
+            while True:
+                frame = websocket.recv()
+                if isinstance(frame, str):
+                    raise from_payload(json.loads(frame))
+                write(frame)
+        except ConnectionClosed as error:
+            if error.rcvd is None or error.rcvd.code != 1000:
+                raise ServerUnreachable("The connection to the office broke.") from error
 
 
 def _send(websocket: ClientConnection) -> None:

@@ -1,0 +1,550 @@
+"""The `tenure` command keeps its promises: bytes and exit codes as they are, errors with a hint, JSON on every command."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from datetime import UTC, datetime, timedelta
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.api import PLAYBOOK, Api, eventually
+from fixtures.cli import PATIENCE_S, Cli
+from tenure import errors, wire
+from tenure.cli import reference
+from tenure.cli.exit_codes import MEANINGS
+from tenure.cli.output import printable
+from tenure.cli.timeline import bars, changes, render
+
+pytest_plugins = ("fixtures.server", "fixtures.cli_process")
+
+DOCS = Path(__file__).parent.parent / "docs"
+EVERY_BYTE = bytes(range(256))
+
+
+# --- exec and shell ------------------------------------------------------------------------------------------------------
+async def test_exec_carries_every_byte_both_ways(cli: Cli) -> None:
+    data = EVERY_BYTE * 12_000  # 3 MB: more than any buffer on the way
+    done = await cli("exec", "analyst", "--", "cat", stdin=data)
+    assert (done.code, done.stdout, done.stderr) == (0, data, b"")
+
+
+async def test_exec_keeps_stdout_and_stderr_apart_and_ends_with_the_commands_code(cli: Cli) -> None:
+    assert (await cli("exec", "analyst", "--", "exit", "37")).code == 37
+    done = await cli("exec", "analyst", "--", "complain", "no such thing")
+    assert (done.code, done.stdout, done.stderr) == (1, b"", b"no such thing\n")
+
+
+async def test_exec_passes_arguments_exactly(cli: Cli) -> None:
+    done = await cli("exec", "analyst", "--user", "root", "--", "echo", "--json", "-x", "a  b", "ü", "")
+    assert done.stdout == "--json -x a  b ü \n".encode()
+
+
+async def test_all_of_a_large_output_arrives_through_a_pipe(cli: Cli) -> None:
+    process = await cli.start("exec", "analyst", "--", "spew", str(60 * 1024**2))
+    assert process.stdout is not None
+    seen = 0
+    while piece := await process.stdout.read(1 << 20):
+        seen += len(piece)
+    assert (await process.wait(), seen) == (0, 60 * 1024**2)
+
+
+async def test_a_reader_that_goes_away_ends_a_command_that_prints_a_gigabyte(api: Api, cli: Cli) -> None:
+    process = await cli.start("exec", "analyst", "--", "spew", str(1024**3))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stdout.readexactly(10)
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    assert await process.stderr.read() == b""
+    assert await process.wait() == 141
+    await eventually(lambda: api.offices.sessions[-1].closed)
+
+
+async def test_exec_does_not_wait_for_a_stdin_that_nobody_closes(cli: Cli) -> None:
+    process = await cli.start("exec", "analyst", "--", "echo", "hello")
+    assert process.stdout is not None
+    assert await process.stdout.read() == b"hello\n"
+    assert await process.wait() == 0
+
+
+async def test_ctrl_c_goes_to_the_command(api: Api, cli: Cli) -> None:
+    process = await cli.start("exec", "analyst", "--", "hang")
+    await eventually(lambda: bool(api.offices.sessions))
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 128 + signal.SIGINT
+    assert api.offices.sessions[-1].signals == [signal.SIGINT]
+
+
+async def test_a_command_that_takes_too_long_is_ended_with_sigterm_first(api: Api, cli: Cli) -> None:
+    done = await cli("exec", "analyst", "--timeout", "0.3", "--", "hang")
+    assert done.code == 8
+    assert "--timeout" in done.err
+    assert api.offices.sessions[-1].signals == [signal.SIGTERM]
+
+
+async def test_exec_with_json_answers_with_output_and_exit_code(cli: Cli) -> None:
+    done = await cli("exec", "analyst", "--json", "--", "spew", str(2 * 1024**2))
+    assert (done.code, done.json["exit_code"], done.json["stdout_bytes"]) == (0, 0, 2 * 1024**2)
+    assert done.json["truncated"]
+    failed = await cli("--json", "exec", "analyst", "--", "complain", "ü")
+    assert (failed.code, failed.json["exit_code"], failed.json["stderr"]) == (1, 1, "ü\n")
+
+
+async def test_exec_refuses_arguments_that_are_too_large(cli: Cli) -> None:
+    done = await cli("exec", "analyst", "--", "echo", *["x" * 100_000] * 12)
+    assert done.code == 2
+    assert "stdin" in done.err
+
+
+async def test_a_command_without_separator_is_told_about_it(cli: Cli) -> None:
+    done = await cli("exec", "analyst", "ls", "-l")
+    assert done.code == 2
+    assert "tenure exec analyst -- ls -l" in done.err
+
+
+async def test_shell_has_a_terminal_follows_its_size_and_puts_it_back(api: Api, cli: Cli) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    process = await cli.start("shell", "analyst", stdin=theirs, stdout=theirs, stderr=theirs)
+    await eventually(lambda: bool(api.offices.sessions))
+    await eventually(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON)  # raw by now
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
+    process.send_signal(signal.SIGWINCH)
+    await eventually(lambda: (31, 97) in api.offices.sessions[-1].sizes)
+    os.write(ours, b"\x03typed")  # Ctrl-C is a byte like any other
+    echoed = b""
+    while not echoed.endswith(b"\x03typed"):
+        echoed += await asyncio.to_thread(os.read, ours, 100)
+    await api.offices.sessions[-1].send_eof()  # the fake shell ends at the end of its input
+    assert await process.wait() == 0
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+async def test_shell_without_a_terminal_reads_commands_from_stdin(cli: Cli) -> None:
+    assert (await cli("shell", "analyst", stdin=b"echo hi\n")).stdout == b"echo hi\n"  # the fake shell is cat
+
+
+# --- errors --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("agent", "list"),
+        ("exec", "analyst", "--", "ls"),
+        ("shell", "analyst"),
+        ("sql", "analyst", "select 1"),
+        ("cp", "analyst:a", "b"),
+        ("ssh-proxy", "analyst"),
+        ("status",),
+        ("inbox",),
+    ],
+)
+async def test_a_stopped_server_ends_with_6_and_says_how_to_start_it(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = await Cli(tmp_path)(*words)
+    assert (done.code, done.stdout) == (6, b"")
+    assert done.err.startswith("error: ")
+    assert "tenure up" in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("agent", "show", "nobody"),
+        ("agent", "delete", "nobody", "--yes"),
+        ("exec", "nobody", "--", "ls"),
+        ("shell", "nobody"),
+        ("sleep", "nobody"),
+        ("logs", "nobody"),
+        ("logs", "nobody", "-f"),
+        ("sql", "nobody", "select 1"),
+        ("objects", "list", "nobody"),
+        ("objects", "get", "analyst", "reports/none.md"),
+        ("cp", "nobody:a", "."),
+        ("cp", "/does/not/exist", "analyst:"),
+        ("cp", "analyst:none", "."),
+        ("runs", "show", "run_000000000000"),
+        ("runs", "follow", "run_000000000000"),
+        ("inbox", "read", "msg_0"),
+        ("run", "analyst", "goal", "--playbook", "/does/not/exist.yaml"),
+        ("ssh", "analyst"),
+        ("logs", "--server"),
+    ],
+)
+async def test_what_does_not_exist_ends_with_3(cli: Cli, words: tuple[str, ...]) -> None:
+    done = await cli(*words)
+    assert (done.code, done.stdout) == (3, b"")
+    assert done.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("agent", "create", "Not_A_Name"),
+        ("agent", "create", "b", "--memory", "much"),
+        ("agent", "create", "b", "--cpus", "-1"),
+        ("agent", "create", "b", "--egress", "no domain"),
+        ("agent", "delete", "analyst"),
+        ("exec", "../etc", "--", "ls"),
+        ("exec", "analyst"),
+        ("exec", "analyst", "--env", "=x", "--", "ls"),
+        ("exec", "analyst", "--user", "mallory", "--", "ls"),
+        ("sql", "analyst", " "),
+        ("sql", "analyst", "select 1", "--rows-max", "0"),
+        ("cp", "a", "b"),
+        ("cp", "analyst:a", "analyst:b"),
+        ("objects", "get", "analyst", "no-slash"),
+        ("objects", "put", "analyst", "/etc", "bucket/name"),
+        ("objects", "get", "analyst", "bucket/../x"),
+        ("runs", "list", "--state", "lazy"),
+        ("runs", "show", "../agents"),
+        ("run", "analyst", "goal"),
+        ("run", "analyst", "goal", "--input", "novalue", "--playbook", "x"),
+        ("logs",),
+        ("agent",),
+        ("fly",),
+        ("agent", "list", "--colour"),
+    ],
+)
+async def test_bad_input_ends_with_2(cli: Cli, words: tuple[str, ...]) -> None:
+    plain, as_json = await asyncio.gather(cli(*words), cli("--json", *words))
+    assert (plain.code, plain.stdout) == (2, b"")
+    assert plain.err.startswith("error: ")
+    assert (as_json.code, as_json.stderr) == (2, b"")
+    assert set(as_json.json["error"]) == {"code", "message", "hint", "retryable", "details"}
+
+
+async def test_options_that_contradict_each_other_are_refused(cli: Cli) -> None:
+    assert (await cli("sql", "analyst", "select 1", "--csv", "--json")).code == 2
+    assert (await cli("exec", "analyst", "--tty", "--json", "--", "ls")).code == 2
+    assert (await cli("logs", "analyst", "--server")).code == 2
+
+
+async def test_a_name_that_is_taken_ends_with_4_and_a_wrong_token_with_5(cli: Cli) -> None:
+    assert (await cli("agent", "create", "analyst")).code == 4
+    refused = await cli("agent", "list", env={"TENURE_TOKEN": "guessed"})
+    assert refused.code == 5
+    assert (await cli("exec", "analyst", "--", "ls", env={"TENURE_TOKEN": "guessed"})).code == 5
+
+
+async def test_something_else_at_the_address_is_a_clear_error(cli: Cli) -> None:
+    async def teapot(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 418 Teapot\r\nContent-Length: 5\r\n\r\nshort")
+        writer.close()
+
+    server = await asyncio.start_server(teapot, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for words in (("agent", "list"), ("exec", "analyst", "--", "ls")):
+        done = await cli(*words, env={"TENURE_URL": url})
+        assert done.code == 1
+        assert "418" in done.err
+    server.close()
+    assert (await cli("agent", "list", env={"TENURE_URL": url})).code == 6
+    assert (await cli("agent", "list", env={"TENURE_URL": "ftp://x"})).code == 2
+    assert (await cli("agent", "list", env={"TENURE_PORT": "many"})).code == 2
+
+
+async def test_an_error_with_json_is_the_apis_payload_on_stdout(cli: Cli) -> None:
+    done = await cli("agent", "show", "nobody", "--json")
+    assert (done.code, done.json["error"]["code"], done.stderr) == (3, "not_found", b"")
+
+
+async def test_a_mistyped_command_gets_a_suggestion(cli: Cli) -> None:
+    assert "'agent'" in (await cli("agnt", "list")).err
+
+
+async def test_an_error_cannot_steer_the_terminal() -> None:
+    assert printable("\x1b]0;title\x07 red\x1b[31m\n") == "�]0;title� red�[31m\n"
+
+
+# --- answers -------------------------------------------------------------------------------------------------------------
+async def test_agents_are_made_listed_shown_slept_woken_and_deleted(cli: Cli) -> None:
+    flags = ("--cpus", "2", "--memory", "2g", "--disk", "512m", "--egress", "pip,apt", "--egress", "example.org")
+    assert (await cli("agent", "create", "b2", *flags)).out == "b2 is awake.\n"
+    shown = (await cli("agent", "show", "b2", "--json")).json
+    assert shown["limits"]["memory_mb"] == 2048
+    assert shown["limits"]["disk_gb"] == 0.5
+    assert shown["egress"] == ["pip", "apt", "example.org"]
+    assert (await cli("sleep", "b2")).out == "b2 is asleep.\n"
+    listed = (await cli("agent", "list", "--json")).json["agents"]
+    assert {agent["name"]: agent["state"] for agent in listed} == {"analyst": "awake", "b2": "asleep"}
+    assert (await cli("wake", "b2", "--json")).json["state"] == "awake"
+    assert (await cli("agent", "delete", "b2", "--yes")).code == 0
+    assert "b2" not in (await cli("agent", "list")).out
+
+
+async def test_delete_without_yes_needs_somebody_to_confirm(api: Api, cli: Cli) -> None:
+    done = await cli("agent", "delete", "analyst", stdin=b"y\n")
+    assert done.code == 2
+    assert "--yes" in done.err
+    assert [office.name for office in await api.offices.list()] == ["analyst"]
+
+
+async def test_sql_prints_a_table_csv_or_json(cli: Cli) -> None:
+    assert (await cli("sql", "analyst", "select 41")).out.split() == ["?column?", "41"]
+    rows = list(csv.reader(io.StringIO((await cli("sql", "analyst", "select 41", "--csv")).out)))
+    assert rows == [["?column?"], ["41"]]
+    assert (await cli("sql", "analyst", "select 41", "--json")).json["rows"] == [[41]]
+    refused = await cli("sql", "analyst", "selec 1")
+    assert refused.code == 1
+    assert "syntax error" in refused.err
+
+
+async def test_sql_without_a_statement_is_psql(api: Api, cli: Cli) -> None:
+    done = await cli("sql", "analyst", stdin=b"select 1;")
+    assert done.code == 127  # the fake office has no psql
+    assert done.err == "psql: command not found\n"
+
+
+async def test_objects_are_put_listed_got_and_deleted_byte_for_byte(cli: Cli, tmp_path: Path) -> None:
+    source, copied = tmp_path / "chart.png", tmp_path / "copy.png"
+    source.write_bytes(EVERY_BYTE * 1000)
+    assert (await cli("objects", "put", "analyst", str(source), "reports/charts/")).code == 0
+    assert (await cli("objects", "put", "analyst", "-", "reports/in.bin", stdin=EVERY_BYTE)).code == 0
+    listed = (await cli("objects", "list", "analyst", "reports/", "--json")).json["objects"]
+    assert [(item["name"], item["content_type"]) for item in listed] == [
+        ("charts/chart.png", "image/png"),
+        ("in.bin", "application/octet-stream"),
+    ]
+    assert (await cli("objects", "get", "analyst", "reports/charts/chart.png", str(copied))).code == 0
+    assert copied.read_bytes() == source.read_bytes()
+    assert (await cli("objects", "get", "analyst", "reports/in.bin")).stdout == EVERY_BYTE
+    assert (await cli("objects", "delete", "analyst", "reports/in.bin")).code == 0
+    assert (await cli("objects", "get", "analyst", "reports/in.bin", str(copied))).code == 3
+    assert copied.read_bytes() == source.read_bytes()
+
+
+async def test_cp_copies_trees_in_and_out(api: Api, cli: Cli, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "bytes").write_bytes(EVERY_BYTE)
+    (tree / "run.sh").write_text("#!/bin/sh\n")
+    (tree / "run.sh").chmod(0o755)
+    (tree / "link").symlink_to("run.sh")
+    assert (await cli("cp", str(tree), "analyst:renamed")).code == 0
+    assert (api.directory / "files" / "renamed" / "sub" / "bytes").read_bytes() == EVERY_BYTE
+    done = await cli("cp", "analyst:renamed", str(tmp_path / "back"), "--json")
+    assert done.json["target"] == str(tmp_path / "back")
+    back = tmp_path / "back"
+    assert (back / "sub" / "bytes").read_bytes() == EVERY_BYTE
+    assert (back / "run.sh").stat().st_mode & 0o777 == 0o755
+    assert (back / "link").readlink() == Path("run.sh")
+    into = await cli("cp", "analyst:renamed/run.sh", str(tmp_path))
+    assert (into.code, into.stdout, into.stderr) == (0, b"", b"")
+    assert (tmp_path / "run.sh").read_text() == "#!/bin/sh\n"
+
+
+async def test_logs_are_shown(api: Api, cli: Cli) -> None:
+    assert (await cli("logs", "analyst")).out == "created\n"
+    assert (await cli("logs", "analyst", "--json")).json == {"line": "created"}
+    (api.directory / "logs").mkdir()
+    (api.directory / "logs" / "server.log").write_text("one\ntwo\n")
+    assert (await cli("logs", "--server", "-n", "1")).out == "two\n"
+
+
+async def test_the_inbox_lists_what_is_new_and_reading_marks_it(api: Api, cli: Cli) -> None:
+    left = await api.inbox.create(agent="analyst", subject="Done", body="3 days\nare odd", run_id="run_1")
+    assert "Done" in (await cli("inbox")).out
+    assert (await cli("inbox", "--json")).json["messages"][0]["id"] == left.id
+    read = await cli("inbox", "read", left.id)
+    assert "3 days\nare odd" in read.out
+    assert (await cli("inbox", "--json")).json == {"messages": []}
+    assert (await cli("--json", "inbox", "--all")).json["messages"][0]["read_at"]
+    assert (await cli("inbox", "--json", "read", left.id)).json["subject"] == "Done"
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def playbook(tmp_path: Path) -> str:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAYBOOK)
+    return str(path)
+
+
+async def test_run_prints_the_id_and_runs_show_has_state_and_steps(api: Api, cli: Cli, playbook: str) -> None:
+    run_id = (await cli("run", "analyst", "find them", "--playbook", playbook)).out.strip()
+    shown = (await cli("runs", "show", run_id, "--json")).json
+    assert (shown["state"], shown["steps"]) == ("queued", [])
+    assert run_id in (await cli("runs", "list", "--agent", "analyst")).out
+    assert (await cli("runs", "list", "--state", "parked", "--json")).json == {"runs": []}
+    assert (await cli("runs", "cancel", run_id)).out == f"{run_id} is cancelled.\n"
+    assert (await cli("runs", "cancel", run_id)).code == 4
+    api.runs.finish(run_id, wire.RunState.PARKED)
+    assert (await cli("runs", "resume", run_id, "--answer", "yes")).out == f"{run_id} is queued.\n"
+
+
+async def test_a_malformed_playbook_is_refused_with_its_line_before_any_server_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("steps:\n  - id: one\n    rum: echo\n")
+    done = await Cli(tmp_path)("run", "analyst", "goal", "--playbook", str(path))
+    assert done.code == 2
+    assert "broken.yaml:" in done.err
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("succeeded", 0), ("failed", 10), ("parked", 11), ("cancelled", 12)],
+)
+async def test_a_followed_run_ends_with_the_code_of_its_state(
+    api: Api, cli: Cli, playbook: str, state: str, code: int
+) -> None:
+    process = await cli.start("run", "analyst", "find them", "-p", playbook, "--follow")
+    async with asyncio.timeout(PATIENCE_S):
+        while not (runs := await api.runs.list()):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+    api.runs.finish(runs[0].id, wire.RunState(state))
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (code, b"")
+    assert state in out.decode().splitlines()[-1]
+    assert (await cli("runs", "follow", runs[0].id)).code == code
+
+
+async def test_follow_with_json_prints_the_journal_and_then_the_run(api: Api, cli: Cli, playbook: str) -> None:
+    run_id = (await cli("run", "analyst", "find them", "--playbook", playbook, "--json")).json["id"]
+    api.runs.finish(run_id, wire.RunState.SUCCEEDED)
+    done = await cli("runs", "follow", run_id, "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line.get("kind") for line in lines[:-1]] == ["run_created", "run_succeeded"]
+    assert lines[-1]["run"]["state"] == "succeeded"
+
+
+def _run(*steps: wire.RunStep, **fields: object) -> wire.Run:
+    base = {"id": "run_1", "agent": "a", "goal": "g", "state": "running", "created_at": NOW, "started_at": NOW}
+    return wire.Run.model_validate({**base, "steps": list(steps), **fields})
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+times = st.none() | st.integers(0, 10_000).map(lambda s: NOW + timedelta(seconds=s))
+steps = st.builds(
+    wire.RunStep,
+    id=st.text(st.characters(categories=["L"]), min_size=1, max_size=50),
+    state=st.sampled_from(wire.StepState),
+    attempts=st.integers(0, 9),
+    rungs=st.lists(st.integers(0, 8), max_size=5),
+    started_at=times,
+    finished_at=times,
+    error=st.none() | st.text(max_size=300),
+)
+
+
+@given(st.lists(steps, max_size=12), st.integers(1, 300), times)
+def test_bars_stay_within_the_picture_and_every_begun_step_has_one(
+    found: list[wire.RunStep], width: int, now: datetime | None
+) -> None:
+    run = _run(*found)
+    for step, bar in zip(run.steps, bars(run, width, now or NOW), strict=True):
+        assert (bar.length > 0) == (step.started_at is not None)
+        assert 0 <= bar.start <= bar.start + bar.length <= width
+    assert all("\x1b" not in line for line in render(run, width=width, now=now or NOW))
+
+
+def test_the_timeline_tells_attempts_rungs_and_durations() -> None:
+    step = wire.RunStep(
+        id="score[2014]",
+        state=wire.StepState.SUCCEEDED,
+        attempts=3,
+        rungs=[0, 4],
+        started_at=NOW,
+        finished_at=NOW + timedelta(seconds=65),
+        duration_s=65,
+    )
+    text = "\n".join(render(_run(step, state="parked", question="Go on?"), width=100, now=NOW))
+    for part in ("score[2014]", "3 attempts", "rungs 0→4", "65 s", "parked", "Go on?", "tenure runs resume run_1"):
+        assert part in text
+    assert changes(_run(wire.RunStep(id="score[2014]", state=wire.StepState.RUNNING, attempts=1)), _run(step), NOW) == [
+        "  score[2014]: rung 0 (retry)",
+        "  score[2014]: rung 4 (reconnect)",
+        "  score[2014]: succeeded after 65 s, attempt 3",
+    ]
+
+
+# --- the command as a whole --------------------------------------------------------------------------------------------
+def _leaves() -> list[tuple[str, object]]:
+    return [(line, found) for line, found in reference.commands() if not hasattr(found, "commands")]
+
+
+def test_every_command_takes_json_and_home() -> None:
+    assert len(_leaves()) > 25
+    for line, found in _leaves():
+        options = {option for parameter in found.params for option in parameter.opts}  # type: ignore[attr-defined]
+        assert {"--json", "--home"} <= options, line
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    for line, found in _leaves():
+        assert found.help, line  # type: ignore[attr-defined]
+        for parameter in found.params:  # type: ignore[attr-defined]
+            if parameter.param_type_name == "option":
+                assert parameter.help, f"{line} {parameter.name}"
+
+
+def test_the_documents_are_those_that_the_code_writes() -> None:
+    how = "run `python -m tenure.cli.reference`"
+    assert (DOCS / "cli.md").read_text() == reference.cli_markdown(), how
+    assert (DOCS / "exit-codes.md").read_text() == reference.exit_codes_markdown(), how
+
+
+def test_every_error_has_a_documented_exit_code() -> None:
+    for code, cls in errors.by_code().items():
+        assert cls.exit_code in MEANINGS, code
+        assert f"`{code}`" in reference.exit_codes_markdown()
+
+
+async def test_nothing_but_the_answer_is_printed_into_a_pipe(cli: Cli) -> None:
+    for words in (("agent", "list"), ("agent", "show", "analyst"), ("objects", "list", "analyst"), ("inbox",)):
+        done = await cli(*words, env={"TERM": "xterm-256color"})
+        assert (done.code, done.stderr) == (0, b""), words
+        assert b"\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("no_colour", [False, True], ids=["colour", "NO_COLOR"])
+async def test_colour_is_for_terminals_that_want_it(cli: Cli, no_colour: bool) -> None:
+    ours, theirs = pty.openpty()
+    env = {"TERM": "xterm-256color", **({"NO_COLOR": "1"} if no_colour else {})}
+    process = await cli.start("agent", "list", stdout=theirs, env=env)
+    await process.wait()
+    assert (b"\x1b[1m" in os.read(ours, 10_000)) is not no_colour
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("words", "unwanted"),
+    [
+        (
+            ["exec", "analyst", "--", "ls"],
+            {"httpx", "tenure.wire", "fastapi", "sqlalchemy", "rich", "yaml", "asyncssh"},
+        ),
+        (["agent", "list"], {"fastapi", "sqlalchemy", "rich", "yaml", "asyncssh", "pygments"}),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(tmp_path: Path, words: list[str], unwanted: set[str]) -> None:
+    code = "import sys, tenure.cli; tenure.cli.main(sys.argv[1:]); print(*sys.modules)"
+    env = Cli(tmp_path).environment()
+    done = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "tenure.client.endpoint" in loaded
+    assert not loaded & unwanted
+
+
+async def test_help_and_version_need_no_server(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert (await cli("--version")).out.startswith("tenure ")
+    assert "In an office" in (await cli()).out
+    for line in ("exec", "agent create", "runs"):
+        done = await cli(*line.split(), "--help")
+        assert (done.code, done.stderr) == (0, b""), line
