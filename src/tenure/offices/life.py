@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,8 +49,17 @@ class _Image(Protocol):
 class Offices:
     """All offices of this installation. Every method that names an agent raises `NotFound` when there is none."""
 
-    def __init__(self, store: OfficeStore, parts: OfficeParts, image: _Image) -> None:
+    def __init__(
+        self,
+        store: OfficeStore,
+        parts: OfficeParts,
+        image: _Image,
+        *,
+        check_egress: Callable[[Sequence[str]], Sequence[str]] = tuple,
+    ) -> None:
+        """`check_egress` returns what to keep of the egress entries that a caller gave; it raises `InvalidArgument`."""
         self._store, self._parts, self._image = store, parts, image
+        self._check_egress = check_egress
         self._held: dict[str, Office] = {}
 
     # --- the installation ----------------------------------------------------------------------------------------------
@@ -102,7 +111,8 @@ class Offices:
             for key in ("cpus", "memory_mb", "disk_gb", "processes")
             if (value := getattr(limits, key)) is not None
         }
-        record = await self._store.add(name, self._image.id, replace(Limits(), **given), egress)
+        entries = self._check_egress(egress)
+        record = await self._store.add(name, self._image.id, replace(Limits(), **given), entries)
         office = self._hold(record)
         try:
             await office.make_volume(self._image_path(record))

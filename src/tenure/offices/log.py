@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tenure.settings import Settings
+
 LOG_BYTES_MAX = 4 * 1024 * 1024
 """At this size the file becomes `.1` and a new one begins."""
 FOLLOW_POLL_S = 0.3
@@ -62,3 +64,8 @@ class OfficeLog:
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".log.1").unlink(missing_ok=True)
+
+
+def office_log(settings: Settings, agent: str) -> OfficeLog:
+    """The log of `agent`'s office."""
+    return OfficeLog(settings.logs_dir / "offices" / f"{agent}.log")

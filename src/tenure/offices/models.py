@@ -52,7 +52,8 @@ class OfficeRecord:
     limits: Limits
     egress: tuple[str, ...]
     stage: str
-    """ "creating" until the volume is whole, "deleting" at the end, "asleep" between: whether it is awake now is asked of the system."""
+    """ "creating" until the volume is whole, "deleting" at the end, "asleep" between: whether it is awake now, the system
+    is asked."""
     created_at: datetime
 
     @property

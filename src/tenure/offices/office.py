@@ -16,7 +16,7 @@ from tenure.data.objects import ObjectStore
 from tenure.errors import DoorClosed, NotFound, SandboxError, TenureError
 from tenure.offices import furnish
 from tenure.offices.door.door import Door
-from tenure.offices.log import OfficeLog
+from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord, OfficeView, Usage
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
 from tenure.offices.volumes.base import VolumeDriver
@@ -70,7 +70,7 @@ class Office:
         self.door = Door(record.name, self.doorway)
         self.database = OfficeDatabase(settings, record.name, self.volume, record.uid)
         self.objects = ObjectStore(self.volume / "objects")
-        self.log = OfficeLog(settings.logs_dir / "offices" / f"{record.name}.log")
+        self.log = office_log(settings, record.name)
         self._parts = parts
         self._changing = asyncio.Lock()
         self._listening: list[Listener] | None = None

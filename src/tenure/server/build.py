@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +16,16 @@ from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices.life import Offices
+from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord
 from tenure.offices.office import Listener, ListenerFactory, OfficeParts
 from tenure.offices.sandboxes.gvisor import GvisorDriver
 from tenure.offices.store import OfficeStore
 from tenure.offices.volumes import detect_driver
-from tenure.secrets.egress import EgressProxy, office_environment
+from tenure.secrets.egress.clients import office_environment
+from tenure.secrets.egress.presets import read_host_clients
+from tenure.secrets.egress.proxy import Decision, EgressProxy
+from tenure.secrets.egress.rules import Preset, check_entries
 from tenure.server.app import create_app
 from tenure.server.database.connect import ControlDatabase
 from tenure.server.listeners import serve_office_api
@@ -47,7 +52,13 @@ async def build(ground: Ground) -> AsyncIterator[Built]:
             listeners=listeners,
             environment=environment(settings),
         )
-        offices = Offices(OfficeStore(database), parts, current_image(settings))
+        clients = await asyncio.to_thread(read_host_clients)
+        offices = Offices(
+            OfficeStore(database),
+            parts,
+            current_image(settings),
+            check_egress=lambda entries: check_entries(entries, clients.presets),
+        )
         services = Services(
             settings=settings,
             offices=offices,
@@ -61,7 +72,7 @@ async def build(ground: Ground) -> AsyncIterator[Built]:
         listeners |= {
             "api": lambda record, path: serve_office_api(app, _office(record), path),
             "s3": lambda record, path: serve_office_api(_objects_of(settings, record), _office(record), path),
-            "egress": _serve_egress,
+            "egress": lambda record, path: _serve_egress(settings, record, clients.presets, path),
         }
         await offices.adopt_all()
         try:
@@ -90,7 +101,14 @@ def _objects_of(settings: Settings, record: OfficeRecord) -> ASGIApp:
     return object_app(ObjectStore(settings.volumes_dir / record.name / "objects"), _office(record))
 
 
-async def _serve_egress(record: OfficeRecord, path: Path) -> Listener:
-    proxy = EgressProxy(record.name, record.egress)
+async def _serve_egress(
+    settings: Settings, record: OfficeRecord, presets: Mapping[str, Preset], path: Path
+) -> Listener:
+    log = office_log(settings, record.name)
+
+    def tell(decision: Decision) -> None:
+        log.write("egress", str(decision))
+
+    proxy = EgressProxy(record.name, record.egress, presets, on_decision=tell)
     await proxy.serve(path)
     return proxy
