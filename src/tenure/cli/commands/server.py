@@ -14,10 +14,12 @@ import typer
 from tenure.cli import output
 from tenure.cli.command import SERVER, command
 from tenure.cli.session import Session
-from tenure.errors import CommandTimeout, InvalidArgument, NotFound, SetupError
+from tenure.errors import CommandTimeout, InvalidArgument, NotFound, ServerUnreachable, SetupError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from tenure import wire
 
 LINES_DEFAULT = 200
 LINES_MAX = 100_000
@@ -36,9 +38,9 @@ def up(
     Not an error when it runs already."""
     from tenure.server import daemon
 
-    daemon.up(session.settings, foreground=foreground)
-    if not foreground:
-        status(session)
+    found = daemon.up(session.settings, foreground=foreground)  # With foreground, this process is the server now.
+    if found.health is not None:
+        _print_health(session, found.health)
 
 
 def down(session: Session) -> None:
@@ -47,16 +49,37 @@ def down(session: Session) -> None:
     Cleanly: everything stays on disk."""
     from tenure.server import daemon
 
-    daemon.down(session.settings)
+    ran = daemon.down(session.settings)
     if session.json:
-        output.print_json({"state": "stopped"})
+        output.print_json({"state": "stopped", "ran": ran})
     else:
-        print("Tenure is stopped.")
+        print("Tenure is stopped." if ran else "Nothing was running.")
 
 
 def status(session: Session) -> None:
-    """Say whether the server runs, and what it has."""
-    health = session.tenure.health()
+    """Say whether the server runs, and what it has.
+
+    Exit code 6 when it does not."""
+    try:
+        health = session.tenure.health()
+    except ServerUnreachable as error:
+        raise _not_answering(session, error) from None
+    _print_health(session, health)
+
+
+def _not_answering(session: Session, error: ServerUnreachable) -> ServerUnreachable:
+    """A server that is about to begin or to end deserves another answer than none."""
+    from tenure.server import daemon
+
+    if session.settings.url is not None or not daemon.is_running(session.settings):
+        return error
+    return ServerUnreachable(
+        "A server runs, but does not answer.",
+        hint="It may be starting or stopping: `tenure logs --server -f` shows what it does.",
+    )
+
+
+def _print_health(session: Session, health: wire.Health) -> None:
     if session.json:
         output.print_json({"state": "running", **output.to_json(health)})
         return
@@ -151,11 +174,12 @@ def logs(
         raise InvalidArgument(
             "Say whose log: an agent's, or --server.", hint="tenure logs AGENT, or tenure logs --server"
         )
-    source = (
-        _server_lines(session.settings.logs_dir / "server.log", lines, follow)
-        if agent is None
-        else _office_lines(session, agent, lines, follow)
-    )
+    if agent is None:
+        from tenure.server.home import log_file
+
+        source = _server_lines(log_file(session.settings), lines, follow)
+    else:
+        source = _office_lines(session, agent, lines, follow)
     safe = output.is_terminal(sys.stdout)
     for line in source:
         if session.json:
