@@ -22,10 +22,20 @@ struct forwarded {
     const char *socket_path;
 };
 
+/* A server that is being restarted is a pause for the programs in the office, not an error. */
+static int dial_patiently(const char *path) {
+    int fd, wait = REDIAL_MS_MIN;
+    for (int64_t until = now_ms() + FORWARD_PATIENCE_MS; (fd = dial_unix(path)) < 0 && now_ms() < until;) {
+        sleep_ms(wait);
+        wait = wait * 2 > REDIAL_MS_MAX ? REDIAL_MS_MAX : wait * 2;
+    }
+    return fd;
+}
+
 static void *run_forwarded(void *arg) {
     struct forwarded f = *(struct forwarded *)arg;
     free(arg);
-    int one = 1, up = dial_unix(f.socket_path);
+    int one = 1, up = dial_patiently(f.socket_path);
     setsockopt(f.client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (up >= 0) splice_both(f.client, up), close(up);
     close(f.client);

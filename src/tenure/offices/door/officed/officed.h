@@ -40,6 +40,7 @@ enum {
     REDIAL_MS_MIN = 10,
     REDIAL_MS_MAX = 500,
     STOP_GRACE_MS = 1000,
+    FORWARD_PATIENCE_MS = 20000,
 };
 
 /* What the command line said (main.c). */
