@@ -28,7 +28,7 @@ HEAD_TIMEOUT_S = 60.0
 """From connecting, or from the end of the request before, to a whole request head."""
 IDLE_TIMEOUT_S = 900.0
 """Without a byte in either direction; long enough for a server that thinks."""
-HELLO_TIMEOUT_S = 30.0
+HELLO_TIMEOUT_S = 60.0
 CLOSE_GRACE_S = 30.0
 """For a client to take what was written to it."""
 READ_BYTES = 256 * 1024
@@ -67,6 +67,9 @@ class Exchange:
                 await self.refuse(error.error_status_hint, f"This is an HTTP proxy; the request is not HTTP: {error}.")
                 return
             if not isinstance(request, h11.Request):
+                return
+            if sum(len(name) + len(value) for name, value in request.headers) > HEAD_BYTES_MAX:
+                await self.refuse(431, f"The head of the request is larger than {HEAD_BYTES_MAX} bytes.")
                 return
             try:
                 if request.method == b"CONNECT":
@@ -118,10 +121,12 @@ class Exchange:
         the server to speak first is let through: it is no TLS client."""
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                while len(data) < tls.HELLO_BYTES_MAX:
+                while True:
                     try:
                         name = tls.server_name(data)
                     except tls.Incomplete:
+                        if len(data) > tls.HELLO_BYTES_MAX:
+                            raise EgressDenied(f"The TLS greeting to {host}:{port} is too long.") from None
                         more = await self._first_read(waiting=data != b"")
                         if more is None:
                             return data
@@ -132,7 +137,6 @@ class Exchange:
                     return data
         except TimeoutError:
             raise EgressDenied(f"The TLS greeting to {host}:{port} did not arrive.") from None
-        raise EgressDenied(f"The TLS greeting to {host}:{port} is too long.")
 
     async def _first_read(self, *, waiting: bool) -> bytes | None:
         """More from the client; None when it said nothing and the server speaks first, or when it hung up."""
@@ -237,7 +241,10 @@ class Exchange:
             event = upstream.next_event()
             if event is h11.NEED_DATA:
                 async with asyncio.timeout(IDLE_TIMEOUT_S):
-                    upstream.receive_data(await line.reader.read(READ_BYTES))
+                    data = await line.reader.read(READ_BYTES)
+                if not data and upstream.their_state is h11.SEND_RESPONSE:
+                    raise h11.RemoteProtocolError("it hung up without an answer")
+                upstream.receive_data(data)
                 continue
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 100 and self._http.they_are_waiting_for_100_continue:

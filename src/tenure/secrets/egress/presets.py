@@ -29,7 +29,10 @@ KEPT_S = 600.0
 """How long an answer of the clients is taken for granted."""
 APT_DIR = Path("/etc/apt")
 URL_SCHEMES = {"http": 80, "https": 443}
-_PIP_DEFAULT = "from pip._internal.models.index import PyPI as index; print(index.simple_url, 'https://' + index.file_storage_domain)"
+_PIP_DEFAULT = """
+from pip._internal.models.index import PyPI
+print(PyPI.simple_url, "https://" + PyPI.file_storage_domain)
+"""
 _PIP_OPTIONS = ("index-url", "extra-index-url", "find-links")
 _PIP_SECTIONS = (":env:", "install", "global")
 """Which of them wins, first."""

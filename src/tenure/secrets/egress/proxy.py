@@ -126,8 +126,8 @@ class EgressProxy:
                 return
             self._open[task] = exchange
             await exchange.run()
-        except (OSError, EOFError, TimeoutError):
-            pass  # either side went away
+        except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
+            pass  # either side went away, or `close` ends this task, which nobody else awaits
         except Exception:  # one client's trouble must not be another's
             log.exception("the egress proxy of %s failed", self.agent)
         finally:
