@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from tenure.errors import DiskFull, InvalidArgument, NotFound, SandboxError, TenureError
 from tenure.server.services import STDERR, STDOUT, Offices, Session
 
 STDERR_BYTES_MAX = 4096
+HELD_BYTES = 256 * 1024
+"""An answer is begun when so much of it is there, or all: the errors of small ones are whole errors."""
 EXIT_MISSING, EXIT_WRONG_KIND = 66, 67
 EXIT_CHANGED = 1
 """tar's: a file changed while it was read, which a living machine's files do."""
@@ -103,31 +105,31 @@ def _raise_feeding_error(feeding: asyncio.Task[None]) -> None:
 async def _stream(
     offices: Offices, agent: str, user: str, argv: Sequence[str], path: str, *, fine_codes: tuple[int, ...]
 ) -> AsyncIterator[bytes]:
-    """stdout of `argv`; its first words are awaited, so that failures become errors and not short answers."""
+    """stdout of `argv`. The first of it is awaited, so that a failure becomes an error where it can; one that comes later
+    breaks the answer off."""
     session = await offices.attach(agent, argv=argv, env={"LC_ALL": "C"}, user=user)
     chunks = _chunks(session, path, fine_codes)
-    try:
-        first = await anext(chunks)
-    except StopAsyncIteration:
-        return _nothing()
-    except BaseException:
-        await asyncio.shield(session.close())
-        raise
-    return _rest(first, chunks)
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    for nothing in ():
-        yield nothing
-
-
-async def _rest(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
+    held: list[bytes] = []
+    held_bytes = 0
     async for chunk in chunks:
-        yield chunk
+        held.append(chunk)
+        held_bytes += len(chunk)
+        if held_bytes >= HELD_BYTES:
+            break
+    return _with_rest(held, chunks)
 
 
-async def _chunks(session: Session, path: str, fine_codes: tuple[int, ...]) -> AsyncIterator[bytes]:
+async def _with_rest(held: list[bytes], chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    try:
+        for chunk in held:
+            yield chunk
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await chunks.aclose()
+
+
+async def _chunks(session: Session, path: str, fine_codes: tuple[int, ...]) -> AsyncGenerator[bytes]:
     try:
         complaint = b""
         async for channel, data in session:
@@ -144,7 +146,7 @@ async def _chunks(session: Session, path: str, fine_codes: tuple[int, ...]) -> A
 
 def _failure(code: int, complaint: bytes, path: str) -> TenureError:
     said = complaint[:STDERR_BYTES_MAX].decode("utf-8", "replace").strip()
-    last = said.splitlines()[-1] if said else f"exit code {code}"
+    first = said.splitlines()[0] if said else f"exit code {code}"  # tar's last line only says that there were others
     if code == EXIT_MISSING:
         return NotFound(f"There is no {path!r} in the office.")
     if code == EXIT_WRONG_KIND:
@@ -155,8 +157,8 @@ def _failure(code: int, complaint: bytes, path: str) -> TenureError:
         return DiskFull("The office's disk is full.", details={"output": said})
     if "Permission denied" in said or "Cannot open" in said or "Cannot mkdir" in said:
         return InvalidArgument(
-            f"The office's user may not do this with {path!r}: {last}", hint="Use another directory, or user=root."
+            f"The office's user may not do this with {path!r}: {first}", hint="Use another directory, or user=root."
         )
     if "does not look like a tar archive" in said or "Unexpected EOF" in said or "invalid tar" in said:
-        return InvalidArgument(f"The body is not a tar archive: {last}")
-    return SandboxError(f"The office could not do this with {path!r}: {last}", details={"output": said})
+        return InvalidArgument(f"The body is not a tar archive: {first}")
+    return SandboxError(f"The office could not do this with {path!r}: {first}", details={"output": said})
