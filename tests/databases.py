@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def template_home() -> Path:
     settings = Settings(home=place)
     ensure_tree(settings)
     (place / "image").mkdir()
-    asyncio.run(build_template(settings, place / "image" / "postgres"))
+    with ThreadPoolExecutor(1) as pool:  # a loop of its own: the caller may be in one already
+        pool.submit(lambda: asyncio.run(build_template(settings, place / "image" / "postgres"))).result()
     return place
 
 
