@@ -371,7 +371,7 @@ async def test_the_inbox_lists_what_is_new_and_reading_marks_it(api: Api, cli: C
 @pytest.fixture
 def playbook(tmp_path: Path) -> str:
     path = tmp_path / "plan.yaml"
-    path.write_text(PLAYBOOK)
+    path.write_text(f"name: plan\n{PLAYBOOK}")
     return str(path)
 
 
@@ -389,10 +389,11 @@ async def test_run_prints_the_id_and_runs_show_has_state_and_steps(api: Api, cli
 
 async def test_a_malformed_playbook_is_refused_with_its_line_before_any_server_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
-    path.write_text("steps:\n  - id: one\n    rum: echo\n")
+    path.write_text("name: plan\nsteps:\n  - id: one\n    rum: echo\n")
     done = await Cli(tmp_path)("run", "analyst", "goal", "--playbook", str(path))
     assert done.code == 2
     assert "broken.yaml:" in done.err
+    assert "rum" in done.err
 
 
 @pytest.mark.parametrize(

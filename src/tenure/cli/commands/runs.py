@@ -77,9 +77,9 @@ def _pairs(inputs: list[str]) -> dict[str, str]:
 
 def _check_playbook(request: wire.RunRequest) -> None:
     """The server checks again; here the person sees file, line and field at once, even before a server runs."""
-    from tenure.brains.playbook import load_playbook
+    from tenure.brains.playbook import PlaybookBrain
 
-    load_playbook(request.playbook, request.playbook_name or "playbook")
+    PlaybookBrain(request.playbook, request.playbook_name or "playbook").plan(request.goal, request.inputs)
 
 
 @command(runs_app, "list")
