@@ -7,6 +7,7 @@ sessions on one machine do not meet, and an office is still one clone of the ima
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from tenure.offices.sandboxes.gvisor import GvisorDriver
 from tenure.settings import Settings
 
 SHARED_PARTS = ("officed", "postgresql", "keys")
@@ -111,20 +113,18 @@ def remove_home(home: Path) -> None:
 def _stop_processes(settings: Settings) -> None:
     for pid in _pids_of(settings.home):  # servers and workers first, so that nobody starts a sandbox again
         _kill(pid)
-    if settings.runsc_root.exists():
-        root = ["runsc", "--root", str(settings.runsc_root)]
-        listed = subprocess.run(
-            [*root, "list", "-quiet"], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
-        )
-        for sandbox in listed.stdout.split():
-            subprocess.run(
-                [*root, "delete", "-force", sandbox], capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
-            )
+    asyncio.run(_stop_sandboxes(settings))
     deadline = time.monotonic() + STOP_WAIT_S
     while (pids := _pids_of(settings.home)) and time.monotonic() < deadline:
         for pid in pids:
             _kill(pid)
         time.sleep(0.05)
+
+
+async def _stop_sandboxes(settings: Settings) -> None:
+    driver = GvisorDriver(settings.runsc_root)
+    for sandbox in await driver.ids():
+        await driver.stop(sandbox, grace_s=0)
 
 
 def _kill(pid: int) -> None:

@@ -40,6 +40,11 @@ class Bench:
         self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
 
+    async def end(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        await self._process.wait()
+
     async def run(self, script: str, **more: object) -> tuple[int, bytes, bytes]:
         result = await self.door.run(("/bin/sh", "-c", script), env={}, user="root", **more)  # type: ignore[arg-type]
         return result.exit_code, result.stdout, result.stderr
@@ -154,6 +159,13 @@ async def test_a_job_whose_office_died_is_lost_not_absent(bench: Bench) -> None:
     assert (await bench.door.job_status("never")).state is CommandState.ABSENT
 
 
+async def test_a_job_ended_by_the_offices_own_end_is_lost_too(bench: Bench) -> None:
+    await bench.job("cut", "sleep 100")
+    await bench.end()
+    await bench.boot()
+    assert (await bench.door.job_status("cut")).state is CommandState.LOST
+
+
 async def test_a_job_keeps_the_end_of_its_output(bench: Bench) -> None:
     await bench.job("loud", "seq 1 400000")
     status = await bench.door.job_status("loud", wait_s=20)
@@ -166,7 +178,9 @@ async def test_stopping_and_forgetting_a_job(bench: Bench) -> None:
     await bench.job("stop", "sleep 100")
     stopped = await bench.door.stop_job("stop")
     assert (stopped.state, stopped.exit_code) == (CommandState.EXITED, 128 + 15)
-    assert (await bench.door.forget_job("stop")).state is CommandState.ABSENT
+    forgotten = await bench.door.forget_job("stop")
+    assert (forgotten.state, forgotten.output) == (CommandState.EXITED, "")
+    assert (await bench.job("stop", "echo again")).output == "", "a forgotten key is still known"
     timed = await bench.job("timed", "sleep 100", timeout_s=0.2)
     assert timed.state is CommandState.RUNNING
     assert (await bench.door.job_status("timed", wait_s=10)).timed_out

@@ -12,8 +12,10 @@ import pytest
 
 from fixtures.live import Live
 from tenure.client import Agent
+from tenure.client.endpoint import Endpoint
 from tenure.client.hands import HttpHands
 from tenure.errors import AlreadyExists, DatabaseError, DiskFull, InvalidName, NotFound, TooLarge
+from tenure.testing.hands_conformance import CHECKS, DISRUPTIVE_CHECKS, check_hands
 from tenure.work.hands import Command, CommandState
 
 
@@ -150,7 +152,7 @@ def test_ssh_scp_and_rsync_work_through_the_door(live: Live, agent: Agent, tmp_p
 
 
 async def test_a_durable_command_outlives_its_caller_and_runs_once(live: Live, agent: Agent) -> None:
-    hands = HttpHands(live.settings)
+    hands = HttpHands(Endpoint.find(live.settings))
     command = Command("echo once >> ~/once; sleep 0.5; exit 3")
     first = await hands.start_command(agent.name, "key-1", command)
     again = await hands.start_command(agent.name, "key-1", command)
@@ -163,3 +165,10 @@ async def test_a_durable_command_outlives_its_caller_and_runs_once(live: Live, a
     await hands.start_command(agent.name, "key-2", Command("sleep 100"))
     await hands.restart(agent.name)
     assert (await hands.command_status(agent.name, "key-2")).state is CommandState.LOST
+
+
+async def test_the_hands_of_workers_keep_their_contract(live: Live) -> None:
+    agent = await asyncio.to_thread(live.agent, "hands")
+    held = await check_hands(HttpHands(Endpoint.find(live.settings)), agent.name)
+    assert len(held) == len(CHECKS) + len(DISRUPTIVE_CHECKS)
+    await asyncio.to_thread(agent.delete)

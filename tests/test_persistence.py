@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -45,28 +44,28 @@ def filled(live: Live) -> Agent:
 def test_sleep_keeps_everything_and_any_use_wakes(live: Live, filled: Agent) -> None:
     filled.sleep()
     assert filled.show().state == "asleep"
-    assert not sandbox_pids(live, filled.name)
+    assert not live.sandbox_pids(filled.name)
     holds(filled)
     assert filled.show().state == "awake"
 
 
 def test_a_killed_server_leaves_offices_running_and_adopts_them(live: Live, filled: Agent) -> None:
     filled.exec("nohup sh -c 'while :; do date +%s%N > ~/tick; sleep 0.1; done' >/dev/null 2>&1 &")
-    before = sandbox_pids(live, filled.name)
+    before = live.sandbox_pids(filled.name)
     assert before
     live.kill()
     assert all(is_running(pid) for pid in before)
     live.up()
-    assert sandbox_pids(live, filled.name) == before
+    assert live.sandbox_pids(filled.name) == before
     holds(filled)
     first = filled.exec("cat ~/tick").stdout
     wait_until(lambda: filled.exec("cat ~/tick").stdout not in ("", first), "the process in the office stopped")
 
 
 def test_a_killed_sandbox_is_started_again_by_the_next_use(live: Live, filled: Agent) -> None:
-    for pid in sandbox_pids(live, filled.name):
+    for pid in live.sandbox_pids(filled.name):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not sandbox_pids(live, filled.name), "the sandbox did not die")
+    wait_until(lambda: not live.sandbox_pids(filled.name), "the sandbox did not die")
     holds(filled)
 
 
@@ -84,7 +83,7 @@ def test_an_orderly_restart_of_the_server_keeps_everything(live: Live, filled: A
     from tenure.server import daemon
 
     daemon.down(live.settings)
-    assert not sandbox_pids(live, filled.name)
+    assert not live.sandbox_pids(filled.name)
     live.up()
     assert filled.show().state == "asleep"
     holds(filled)
@@ -96,20 +95,13 @@ def test_a_deleted_office_leaves_nothing(live: Live) -> None:
     agent.delete()
     with pytest.raises(NotFound):
         agent.show()
-    assert not sandbox_pids(live, agent.name)
+    assert not live.sandbox_pids(agent.name)
     assert not (live.settings.volumes_dir / agent.name).exists()
     assert not live.settings.doorway(agent.name).exists()
     again = live.tenure.agents.create(agent.name)
     assert again.exec("ls ~/file").exit_code != 0
     assert again.objects.list() == []
     again.delete()
-
-
-def sandbox_pids(live: Live, name: str) -> list[int]:
-    """The office's sandbox processes on the host."""
-    root = str(live.settings.runsc_root)
-    found = subprocess.run(["pgrep", "-f", f"runsc.*{root}.*boot.*{name}"], capture_output=True, text=True, check=False)
-    return sorted(int(pid) for pid in found.stdout.split())
 
 
 def wait_until(condition: object, otherwise: str) -> None:

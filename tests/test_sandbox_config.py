@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -27,7 +26,7 @@ SPEC = SandboxSpec(
 def test_limits_reach_the_runtime() -> None:
     config = oci.config(SPEC, cgroup_path="/tenure/x/analyst", tini=True)
     resources = config["linux"]["resources"]
-    assert resources["cpu"]["quota"] / resources["cpu"]["period"] == 1.5
+    assert "quota" not in resources["cpu"], "the quota comes after the boot, which it would slow down"
     assert resources["memory"]["limit"] == 1024**3
     assert resources["pids"]["limit"] > SPEC.limits.processes_max
     limits = {limit["type"]: limit["hard"] for limit in config["process"]["rlimits"]}
@@ -36,11 +35,18 @@ def test_limits_reach_the_runtime() -> None:
     json.dumps(config)
 
 
-def test_a_sliver_of_a_processor_is_still_a_legal_quota() -> None:
-    tiny = dataclasses.replace(SPEC, limits=SandboxLimits(cpus=0.0001))
-    cpu = oci.config(tiny, cgroup_path="/x", tini=True)["linux"]["resources"]["cpu"]
-    assert cpu["quota"] >= 1000  # the kernel's least, in microseconds
-    assert cpu["shares"] >= 2
+@pytest.mark.parametrize(("cpus", "quota_us"), [(1.5, 150_000), (0.0001, 1000)])
+@pytest.mark.parametrize("v2", [False, True])
+def test_processors_become_a_legal_quota(tmp_path: Path, cpus: float, quota_us: int, v2: bool) -> None:
+    directory = tmp_path / ("x" if v2 else "cpu/x")
+    directory.mkdir(parents=True)
+    if v2:
+        (tmp_path / "cgroup.controllers").touch()
+    Cgroup("/x", tmp_path).limit_cpu(cpus)
+    if v2:
+        assert (directory / "cpu.max").read_text() == f"{quota_us} 100000"
+    else:
+        assert (directory / "cpu.cfs_quota_us").read_text() == str(quota_us)
 
 
 def test_what_comes_from_the_host_is_read_only() -> None:

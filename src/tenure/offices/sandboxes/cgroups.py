@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
+CPU_PERIOD_US = 100_000
+CPU_QUOTA_US_MIN = 1000
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,17 @@ class Cgroup:
         if self.is_v2:
             return _fields(self.directory("freezer") / "cgroup.events").get("frozen") == 1
         return _read(self.directory("freezer") / "freezer.state").strip() == "FROZEN"
+
+    # --- processor -----------------------------------------------------------------------------------------------------
+    def limit_cpu(self, cpus: float) -> None:
+        """Holds the group to `cpus` processors from now on."""
+        quota_us = max(int(cpus * CPU_PERIOD_US), CPU_QUOTA_US_MIN)
+        cpu = self.directory("cpu")
+        if self.is_v2:
+            (cpu / "cpu.max").write_text(f"{quota_us} {CPU_PERIOD_US}")
+        else:
+            (cpu / "cpu.cfs_period_us").write_text(str(CPU_PERIOD_US))
+            (cpu / "cpu.cfs_quota_us").write_text(str(quota_us))
 
     # --- usage ---------------------------------------------------------------------------------------------------------
     @property

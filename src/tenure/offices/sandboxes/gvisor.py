@@ -113,6 +113,7 @@ class GvisorDriver(SandboxDriver):
         configuration = oci.config(spec, cgroup_path=cgroup.path, tini=_has_tini(spec.root))
         (directory / "config.json").write_text(json.dumps(configuration))
         await self._run_detached(spec, directory)
+        cgroup.limit_cpu(spec.limits.cpus)
         _spare_the_runtime(cgroup)
 
     async def _run_detached(self, spec: SandboxSpec, directory: Path) -> None:

@@ -32,7 +32,6 @@ CAPABILITIES = (
 """What root of a Docker container has, less raw sockets: enough for apt, sshd and servers. Not CAP_SYS_RESOURCE and not
 CAP_SYS_ADMIN: without them root, too, is held by RLIMIT_NPROC (measured), and can mount nothing."""
 
-CPU_PERIOD_US = 100_000
 FILES_MAX = 65_536
 SHM_BYTES_MAX = 256 * 1024**2
 HOST_TASKS_PER_PROCESS = 4
@@ -85,11 +84,8 @@ def config(spec: SandboxSpec, *, cgroup_path: str, tini: bool) -> dict[str, Any]
             "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
             "cgroupsPath": cgroup_path,
             "resources": {
-                "cpu": {
-                    "shares": max(int(limits.cpus * 1024), 2),
-                    "quota": max(int(limits.cpus * CPU_PERIOD_US), 1000),
-                    "period": CPU_PERIOD_US,
-                },
+                # The quota comes after the boot (`gvisor.py`): runsc starts many threads at once and would be throttled.
+                "cpu": {"shares": max(int(limits.cpus * 1024), 2)},
                 "memory": {"limit": limits.memory_bytes},
                 "pids": {"limit": limits.processes_max * HOST_TASKS_PER_PROCESS + HOST_TASKS_BASE},
             },

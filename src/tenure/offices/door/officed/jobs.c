@@ -1,6 +1,7 @@
 /* Jobs: commands that belong to a key. What is in --jobs/KEY survives us; `jobs` is what runs now. */
 #include "officed.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -40,12 +41,17 @@ static void sync_dir(const char *path) {
     if (fd >= 0) fsync(fd), close(fd);
 }
 
+/* Whether the office itself is ending: what its jobs are ended by then is no exit of theirs, and they stay unknown. */
+static int ending;
+
+void leave_jobs_unknown(void) { __atomic_store_n(&ending, 1, __ATOMIC_SEQ_CST); }
+
 /* The record appears whole or not at all. */
 static void record_exit(struct job *j, int code, int timed_out, long long bytes) {
     char path[600], final[600];
     job_path(path, sizeof path, j->key, "exit.new");
     job_path(final, sizeof final, j->key, "exit");
-    FILE *f = fopen(path, "we");
+    FILE *f = __atomic_load_n(&ending, __ATOMIC_SEQ_CST) ? NULL : fopen(path, "we");
     if (!f) return;
     fprintf(f, "%d %d %lld %lld\n", code, timed_out, bytes, (long long)(now_ms() - j->started_ms));
     int bad = fflush(f) || fsync(fileno(f));
@@ -240,16 +246,37 @@ int stop_job(int conn, struct request *r) {
     return send_status(conn, r);
 }
 
+/* Drops the output. The key stays known, so that a late caller cannot start the same effect again; the directory and the
+ * exit in it go after FORGOTTEN_DAYS (`prune_jobs`). */
 int forget_job(int conn, struct request *r) {
-    static const char *files[] = {"current", "output.0", "output.1", "exit.new", "exit"};
+    static const char *files[] = {"current", "output.0", "output.1", "exit.new"};
     char path[600];
     pthread_mutex_lock(&jobs_lock);
     int running = find_job(r->key) != NULL;
     pthread_mutex_unlock(&jobs_lock);
-    if (!running) {
-        for (size_t i = 0; i < sizeof files / sizeof *files; i++) job_path(path, sizeof path, r->key, files[i]), unlink(path);
-        job_path(path, sizeof path, r->key, "");
-        rmdir(path);
+    for (size_t i = 0; i < sizeof files / sizeof *files && !running; i++) {
+        job_path(path, sizeof path, r->key, files[i]);
+        unlink(path);
     }
     return send_status(conn, r);
+}
+
+/* At start: removes what was forgotten long ago. A forgotten job is a directory with an exit and no output. */
+void *prune_jobs(void *unused) {
+    (void)unused;
+    DIR *dir = opendir(jobs_dir);
+    time_t oldest = time(NULL) - FORGOTTEN_DAYS * 86400;
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        char exit_path[600], current[600];
+        struct stat st;
+        if (!valid_key(entry->d_name)) continue;
+        job_path(exit_path, sizeof exit_path, entry->d_name, "exit");
+        job_path(current, sizeof current, entry->d_name, "current");
+        if (stat(exit_path, &st) || st.st_mtime > oldest || !lstat(current, &st)) continue;
+        unlink(exit_path);
+        job_path(exit_path, sizeof exit_path, entry->d_name, "");
+        rmdir(exit_path);
+    }
+    if (dir) closedir(dir);
+    return NULL;
 }

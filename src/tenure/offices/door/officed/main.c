@@ -44,6 +44,7 @@ int main(int argc, char **argv) {
     }
     make_dirs(jobs_dir);
     spawn_thread(reaper, NULL);
+    spawn_thread(prune_jobs, NULL);
     if (own_process_space) spawn_thread(keep_elevating, NULL);
     for (int i = 0; i < IDLE_CONNECTIONS; i++) spawn_thread(keep_dialling, NULL);
     for (int i = 1; i + 1 < argc; i += 2)
@@ -52,6 +53,7 @@ int main(int argc, char **argv) {
     int sig;
     sigdelset(&held, SIGCHLD);
     sigwait(&held, &sig);
+    leave_jobs_unknown();
     /* On a host (the fake sandbox) -1 would mean everybody: only the driver can say that all processes here are the office's. */
     if (own_process_space) kill(-1, SIGTERM);
     signal_children(SIGTERM);

@@ -13,7 +13,7 @@
  *   from us   p started   1 stdout   2 stderr   x "code timed_out"   j job status   ! error ("kind: message")
  *
  * Operations: ping; run (attached: ends with the connection); job-start, job-status, job-stop, job-forget (a job belongs to
- * its key, not to a connection: its output and exit code stay in --jobs until forgotten); dial (bytes to a port of the
+ * its key, not to a connection: its exit code stays in --jobs, its output until forgotten); dial (bytes to a port of the
  * office); ssh (bytes to an `sshd -i` of its own).
  *
  * It is one static binary mounted read-only from the host, so an office that deleted its root still has a door.
@@ -40,6 +40,7 @@ enum {
     REDIAL_MS_MIN = 10,
     REDIAL_MS_MAX = 500,
     STOP_GRACE_MS = 1000,
+    FORGOTTEN_DAYS = 14,
     FORWARD_PATIENCE_MS = 20000,
 };
 
@@ -105,6 +106,8 @@ int start_job(int conn, struct request *r);
 int send_status(int conn, struct request *r);
 int stop_job(int conn, struct request *r);
 int forget_job(int conn, struct request *r);
+void leave_jobs_unknown(void);
+void *prune_jobs(void *unused);
 void splice_both(int a, int b);
 void dial_port(int conn, struct request *r);
 void serve_ssh(int conn, struct request *r);
