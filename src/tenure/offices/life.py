@@ -125,6 +125,10 @@ class Offices:
         await office.ready()
         return await office.view(with_usage=False)
 
+    async def need(self, name: str) -> None:
+        """Raises `NotFound` when there is no such agent."""
+        await self._office(name)
+
     async def get(self, name: str) -> OfficeView:
         return await (await self._office(name)).view(with_usage=True)
 

@@ -146,6 +146,9 @@ class Offices(Protocol):
         `AlreadyExists`, `DiskFull`, `SandboxError`."""
         ...
 
+    async def need(self, name: str) -> None:
+        """Raises `NotFound` when there is no such agent; cheaper than `get`, which measures its usage."""
+
     async def get(self, name: str) -> Office: ...
     async def list(self) -> Sequence[Office]: ...
     async def delete(self, name: str) -> None:

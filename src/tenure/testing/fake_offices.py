@@ -158,6 +158,9 @@ class FakeOffices:
         self._offices[name] = FakeOffice(name, wanted, tuple(egress))
         return self._offices[name]
 
+    async def need(self, name: str) -> None:
+        self._get(name)
+
     async def get(self, name: str) -> FakeOffice:
         return self._get(name)
 

@@ -70,7 +70,7 @@ async def restart(name: AgentName, has: Has) -> Any:
 @router.get("/{name}/probe", response_model=wire.Probe, dependencies=[requires("agent:read", of_agent())])
 async def probe(name: AgentName, has: Has) -> Any:
     """Whether the office answers a trivial command within a few seconds."""
-    await has.offices.get(name)
+    await has.offices.need(name)
     return {"ok": await has.offices.probe(name)}
 
 

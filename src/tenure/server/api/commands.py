@@ -65,7 +65,7 @@ def _stdin(text: str | None) -> bytes:
 @router.websocket("/attach", dependencies=[requires("command:attach", of_agent("command"))])
 async def attach(websocket: WebSocket, name: AgentName, has: Has) -> None:
     """Runs a command with its streams, and a terminal if wanted, over the socket: see `tenure.server.attach`."""
-    await has.offices.get(name)  # while an HTTP answer can still say that there is none
+    await has.offices.need(name)  # while an HTTP answer can still say that there is none
     await websocket.accept()
     await carry(websocket, name, has.offices)
 

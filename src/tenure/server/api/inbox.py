@@ -28,8 +28,11 @@ async def list_messages(
 )
 async def leave_message(body: wire.MessageRequest, has: Has, caller: Caller) -> Any:
     """Leaves a message; with a `key` that the agent used before, returns the first one."""
+    agent = body.agent or owned_by(caller) or None
+    if agent is not None:
+        await has.offices.need(agent)
     return await has.inbox.create(
-        agent=body.agent or owned_by(caller) or None,
+        agent=agent,
         subject=check_text("subject", body.subject),
         body=check_text("body", body.body),
         key=check_text("key", body.key) if body.key is not None else None,

@@ -34,7 +34,7 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
             hint="Put long scripts and data into files of the office (`tenure cp`) and call them from the steps.",
         )
     check_text("goal", body.goal)
-    await has.offices.get(body.agent)
+    await has.offices.need(body.agent)
     return await has.runs.create(
         agent=body.agent,
         goal=body.goal,

@@ -17,7 +17,7 @@ CHUNK_BYTES = 64 * 1024
 @router.websocket("/ssh", dependencies=[requires("agent:ssh", of_agent())])
 async def ssh(websocket: WebSocket, name: AgentName, has: Has) -> None:
     """Binary frames both ways, as they come; a text frame is an error."""
-    await has.offices.get(name)
+    await has.offices.need(name)
     await websocket.accept()
     reader, writer = await has.offices.ssh(name)
     sending = asyncio.create_task(_to_client(websocket, reader))
