@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from fixtures.workers import WorkerPool, at_rest
+from fixtures.workers import WorkerPool, at_rest, until
 from tenure import wire
 from tenure.errors import LeaseLost
 from tenure.server.database import ControlDatabase
@@ -40,6 +40,7 @@ steps:
 WORST_POINTS = [
     "journal.append.before/step_started/first",
     "effect.run.before/first",
+    "effect.start.before",  # after the worker's own check of its lease: only the key is left to hold
     "effect.run.after/first",
     "journal.append.before/step_succeeded/first",
     "effect.sql.before/count",
@@ -149,15 +150,18 @@ async def test_appends_that_meet_a_take_over_are_all_or_nothing(control_database
     run_id, fence, journal = await claimed(control_database, runs, "one")
 
     async def old_worker() -> None:
-        with pytest.raises(LeaseLost):
+        async def write_on() -> None:
             while True:
                 await journal.append(e.StepStarted(node="first", attempt=1, key="old"))
+
+        with pytest.raises(LeaseLost):
+            await write_on()
 
     async def take_over() -> UUID:
         await asyncio.sleep(0.05)
         await claims.release_claims(control_database, "one")
-        while not (found := await claims.claim(control_database, "two", 60, 1)):
-            await asyncio.sleep(0.001)
+        while not (found := await claims.claim(control_database, "two", 60, 1)):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # passed over while an append holds its row
         for _ in range(20):
             await Journal(control_database, run_id, found[0].fence).append(
                 e.StepStarted(node="first", attempt=2, key="new")
@@ -203,3 +207,37 @@ async def test_a_supervisor_frees_the_claims_of_the_worker_that_it_reaped(
     assert await claims.release_claims(control_database, name) == 1
     assert (await at_rest(runs, run_id)).state == wire.RunState.SUCCEEDED
     await heir.end()
+
+
+async def test_a_step_longer_than_the_lease_keeps_its_worker(
+    control_database: ControlDatabase, control_dsn: str, worker_pool: WorkerPool, fake_hands: FakeHands, tmp_path: Path
+) -> None:
+    """Leases are renewed whatever the step does: a healthy worker is not replaced, though another one waits for it."""
+    runs, root = Runs(control_database), tmp_path / "offices"
+    workers = [worker_pool.start(control_dsn, root, lease_s=LEASE_S) for _ in range(2)]
+    text = "name: long\nsteps: [{id: long, run: 'sleep 4; echo done >> effects'}]"
+    run = await runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
+    run = await at_rest(runs, run.id)
+    for worker in workers:
+        await worker.end()
+    assert run.state == wire.RunState.SUCCEEDED
+    assert [event.kind for event in await runs.events(run.id)].count("run_claimed") == 1
+
+
+async def test_a_worker_that_is_stopped_cleanly_hands_over_at_once(
+    control_database: ControlDatabase, control_dsn: str, worker_pool: WorkerPool, fake_hands: FakeHands, tmp_path: Path
+) -> None:
+    """SIGTERM: the lease of an hour is given back; the command goes on, and the next worker waits for it."""
+    runs, root = Runs(control_database), tmp_path / "offices"
+    first = worker_pool.start(control_dsn, root, lease_s=3600)
+    text = "name: long\nsteps: [{id: long, run: 'echo once >> effects; while [ ! -e go ]; do sleep 0.02; done'}]"
+    run = await runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
+    home = root / "analyst" / "home"
+    await until((home / "effects").exists)
+    second = worker_pool.start(control_dsn, root, lease_s=3600)
+    await first.end()
+    (home / "go").touch()
+    run = await at_rest(runs, run.id)
+    await second.end()
+    assert (run.state, run.steps[0].attempts) == (wire.RunState.SUCCEEDED, 1)
+    assert (home / "effects").read_text() == "once\n"

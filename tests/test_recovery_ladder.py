@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.workers import at_rest
+from fixtures.workers import at_rest, until
 from tenure import wire
 from tenure.channels.inbox import Inbox
 from tenure.errors import Conflict, DiskFull, DoorClosed, EgressDenied, NotFound, SandboxDead, ServerUnreachable
+from tenure.postgres.client import ConnectionLost
 from tenure.server.database import ControlDatabase
 from tenure.testing.fake_hands import FakeHands
 from tenure.testing.faults import FaultyHands
@@ -132,6 +133,15 @@ async def test_a_statement_that_the_database_refuses_is_tried_again(stage: Stage
     assert "missing" in (run.question or "")
 
 
+async def test_a_statement_whose_answer_was_lost_is_asked_for_not_repeated(stage: Stage) -> None:
+    lost = stage.hands.add("sql", lambda: ConnectionLost("the database went away"), before=False)
+    sql = "create table if not exists done (n int); insert into done values (1)"
+    run = await stage.finish(f"sql: {sql}\nretry: {{attempts: 1, delay: 0}}")
+    assert (run.state, lost.fired) == ("succeeded", 1)
+    assert (step_of(run).attempts, step_of(run).rungs) == (1, [0])
+    assert (await stage.office.sql("analyst", "select count(*) from done")).rows == [[1]]
+
+
 # --- rung 1 ----------------------------------------------------------------------------------------------------------------
 async def test_rung_1_gives_the_failed_output_to_on_error_and_tries_again(stage: Stage) -> None:
     run = await stage.finish(
@@ -221,8 +231,7 @@ async def test_a_sandbox_that_dies_under_a_running_command(stage: Stage) -> None
         "run: echo $TENURE_ATTEMPT >> effects; [ $TENURE_ATTEMPT = 2 ] || sleep 60; echo yes > finished\n"
         "verify: {file: finished}\nretry: {attempts: 1, delay: 0}"
     )
-    while stage.effects() != ["1"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: stage.effects() == ["1"])
     stage.office.break_sandbox("analyst")
     run = await at_rest(stage.runs, run_id)
     assert run.state == "succeeded"
@@ -320,8 +329,7 @@ async def test_a_server_that_is_away_is_waited_for(stage: Stage) -> None:
 
 async def test_cancel_ends_what_runs(stage: Stage) -> None:
     run_id = await stage.start("run: echo begun >> effects; sleep 60; echo ended >> effects")
-    while stage.effects() != ["begun"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: stage.effects() == ["begun"])
     await stage.runs.cancel(run_id)
     run = await at_rest(stage.runs, run_id)
     assert run.state == "cancelled"

@@ -81,7 +81,7 @@ class FakeHands(Hands):
         )
         env = {"PATH": os.environ["PATH"], "HOME": str(home), "USER": command.user, **command.env}
         with (job / "output").open("wb") as output:
-            runner = subprocess.Popen(
+            runner = subprocess.Popen(  # noqa: ASYNC220 - it must outlive this process
                 [sys.executable, "-S", "-E", str(_RUNNER), str(job)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -107,7 +107,7 @@ class FakeHands(Hands):
         job = self._reach(agent) / "jobs" / key
         if self._status(job).state is CommandState.RUNNING:
             while not (job / "command.pid").exists() and self._status(job).state is CommandState.RUNNING:
-                await asyncio.sleep(POLL_S)  # the runner is starting
+                await asyncio.sleep(POLL_S)
             # The runner passes SIGTERM on, and SIGKILL after a while; it writes down how the command ended.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int((job / "pid").read_text()), signal.SIGTERM)

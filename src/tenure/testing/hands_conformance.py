@@ -71,7 +71,8 @@ async def c01_output_and_exit_code(hands: Hands, agent: str) -> None:
     assert (status.state, status.exit_code, status.timed_out) == (CommandState.EXITED, 7, False), status
     assert sorted(status.output.split()) == ["err", "out"], status
     assert status.output_bytes == len("out\nerr\n"), status
-    assert status.duration_s is not None and status.duration_s >= 0, status
+    assert status.duration_s is not None, status
+    assert status.duration_s >= 0, status
 
 
 async def c02_environment_and_directory(hands: Hands, agent: str) -> None:

@@ -61,6 +61,8 @@ def failure_of(error: Exception, evidence: str = "") -> Failure:
 
 def is_definite(error: Exception) -> bool:
     """Whether the effect surely did not happen: then a new attempt is safe. Otherwise the same key is asked again."""
+    if isinstance(error, errors.DatabaseError) and error.retryable:
+        return False  # the connection broke: the transaction may have been committed
     refused = (errors.UsageError, errors.NotFound, errors.Forbidden, errors.Unauthenticated, errors.DatabaseError)
     return isinstance(error, (*refused, errors.DiskFull, errors.AlreadyExists, errors.Conflict))
 

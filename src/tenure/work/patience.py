@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from tenure.errors import ServerUnreachable
+from tenure.work.faultpoints import reach
 from tenure.work.hands import Command, CommandStatus, Hands, SqlResult
 
 FIRST_PAUSE_S = 0.1
@@ -34,7 +35,11 @@ class PatientHands(Hands):
                 pause_s = min(pause_s * 2, LAST_PAUSE_S)
 
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
-        return await self._patiently(lambda: self._hands.start_command(agent, key, command))
+        def start() -> Awaitable[CommandStatus]:
+            reach("effect.start.before")  # the last moment: after the check that the run is still held
+            return self._hands.start_command(agent, key, command)
+
+        return await self._patiently(start)
 
     async def command_status(self, agent: str, key: str, *, wait_s: float = 0.0) -> CommandStatus:
         return await self._patiently(lambda: self._hands.command_status(agent, key, wait_s=wait_s))
