@@ -234,7 +234,7 @@ async def test_a_running_command_outlives_its_worker(
     victim = worker_pool.start(control_dsn, root, TENURE_FAULT="effect.run.after/risky:1:kill")
     await victim.wait_for("", "Z")
     heir = worker_pool.start(control_dsn, root)
-    while [event.kind for event in await runs.events(run_id)].count("run_claimed") < 2:
+    while [event.kind for event in await runs.events(run_id)].count("run_claimed") < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     (root / "analyst" / "home" / "go").touch()
     run = await at_rest(runs, run_id)

@@ -1,4 +1,4 @@
-"""The kit for `Hands`, on the fake: it holds for what the other tests stand on. The real hands pass it in `test_office_life`."""
+"""The kit for `Hands`, on the fake: the other tests of the work engine stand on it."""
 
 from __future__ import annotations
 

@@ -346,7 +346,7 @@ async def test_cancel_of_a_parked_run_takes_effect_at_once(stage: Stage) -> None
 
 async def test_a_long_wait_holds_no_claim_and_cancel_wakes_it(stage: Stage) -> None:
     run_id = await stage.start("run: exit 1\nretry: {attempts: 1, delay: 1h}")
-    while not await stage.database.fetch("select 1 from absurd.r_work where state = 'sleeping'"):
+    while not await stage.database.fetch("select 1 from absurd.r_work where state = 'sleeping'"):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert not await stage.database.fetch("select 1 from absurd.r_work where state = 'running'")
     assert (await stage.runs.get(run_id)).state == "running"

@@ -106,13 +106,13 @@ class FakeHands(Hands):
     async def stop_command(self, agent: str, key: str) -> None:
         job = self._reach(agent) / "jobs" / key
         if self._status(job).state is CommandState.RUNNING:
-            while not (job / "command.pid").exists() and self._status(job).state is CommandState.RUNNING:
+            while not (job / "command.pid").exists() and self._status(job).state is CommandState.RUNNING:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
             # The runner passes SIGTERM on, and SIGKILL after a while; it writes down how the command ended.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int((job / "pid").read_text()), signal.SIGTERM)
             until = time.monotonic() + STOP_GRACE_S + 1
-            while self._status(job).state is CommandState.RUNNING and time.monotonic() < until:
+            while self._status(job).state is CommandState.RUNNING and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
 
     async def forget_command(self, agent: str, key: str) -> None:

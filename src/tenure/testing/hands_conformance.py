@@ -260,7 +260,7 @@ async def c51_restart_loses_commands(hands: Hands, agent: str) -> None:
     command = Command(f"echo begun >> {mark}; sleep 600")
     await hands.start_command(agent, key, command)
     async with asyncio.timeout(ENDS_S):
-        while not await hands.read_file(agent, mark):
+        while not await hands.read_file(agent, mark):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     await hands.restart(agent)
     assert await hands.probe(agent) is True
