@@ -17,6 +17,8 @@ from tenure.errors import ServerUnreachable
 POOL_CONNECTIONS_MAX = 10
 CONNECTION_WAIT_S = 10.0
 """How long a caller waits for a free connection, or for a database that is starting, before it is told so."""
+RECONNECT_S = 2.0
+"""After so long the pool begins its attempts anew: its own pauses would grow to minutes while PostgreSQL is away."""
 STATEMENT_TIMEOUT_MS = 60_000
 CONNECT_TIMEOUT_S = 5
 
@@ -51,6 +53,7 @@ class ControlDatabase:
             min_size=1,
             max_size=connections_max,
             timeout=wait_s,
+            reconnect_timeout=RECONNECT_S,
             check=_check if checked else None,
             open=False,
         )
