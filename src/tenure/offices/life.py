@@ -70,6 +70,7 @@ class Offices:
             try:
                 if record.stage == "creating":
                     await office.make_volume(self._image_path(record))
+                    await office.limit_disk()
                     await self._store.set_stage(record.name, "asleep")
                 elif record.stage == "deleting":
                     await self._demolish(office)
@@ -78,9 +79,11 @@ class Offices:
             except TenureError as error:
                 logger.warning("adopting %s: %s", record.name, error)
                 office.log.write("office", f"not adopted: {error.message}")
+        self._parts.spares.replenish(self._image.path)
 
     async def close(self) -> None:
         """For `tenure down`: every office is put to sleep."""
+        await self._parts.spares.close()
         await asyncio.gather(*(office.sleep() for office in self._held.values()), return_exceptions=True)
 
     async def let_go(self) -> None:
@@ -116,13 +119,13 @@ class Offices:
         office = self._hold(record)
         try:
             await office.make_volume(self._image_path(record))
+            office.log.write("office", f"created from {record.image}")
+            # Both at once: the limit waits for the disk, the boot for a processor.
+            await asyncio.gather(office.limit_disk(), office.ready())
         except BaseException:
-            self._held.pop(name, None)
-            await self._demolish(office)
+            await asyncio.shield(self._demolish(office))
             raise
         await self._store.set_stage(name, "asleep")
-        office.log.write("office", f"created from {record.image}")
-        await office.ready()
         return await office.view(with_usage=False)
 
     async def need(self, name: str) -> None:

@@ -19,6 +19,7 @@ from tenure.offices.door.door import Door
 from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord, OfficeView, Usage
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
+from tenure.offices.spares import SpareVolumes
 from tenure.offices.volumes.base import VolumeDriver
 from tenure.settings import Settings
 
@@ -53,6 +54,7 @@ class OfficeParts:
     settings: Settings
     sandboxes: SandboxDriver
     volumes: VolumeDriver
+    spares: SpareVolumes
     listeners: dict[str, ListenerFactory]
     """Per socket name of `FORWARDS` but `db`, which the office's own database serves."""
     environment: dict[str, str]
@@ -251,11 +253,16 @@ class Office:
 
     # --- volume ------------------------------------------------------------------------------------------------------
     async def make_volume(self, image: Path) -> None:
-        """Clones the image; what a killed attempt left is replaced, since nothing was ever stored in it."""
+        """Clones the image. What a killed attempt left is replaced, since nothing was ever stored in it."""
+        if await self._sandbox_state() is not SandboxState.ABSENT:
+            await self._parts.sandboxes.stop(self.record.name, grace_s=0)
         await self._parts.volumes.delete(self.volume)
-        await self._parts.volumes.create(image, self.volume)
-        await self._parts.volumes.set_limit(self.volume, self.record.limits.disk_bytes)
+        await self._parts.spares.clone(image, self.volume)
         (self.volume / "office.json").write_text(json.dumps({"agent": self.record.name, "image": self.record.image}))
+
+    async def limit_disk(self) -> None:
+        """Has the volume's driver hold the office's disk limit, from now on."""
+        await self._parts.volumes.set_limit(self.volume, self.record.limits.disk_bytes)
 
     async def demolish(self) -> None:
         """Stops everything and deletes the volume, the doorway and the log."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -15,11 +16,13 @@ from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
 from tenure.identity.authorize import Principal, PrincipalKind
+from tenure.offices import furnish
 from tenure.offices.life import Offices
 from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord
 from tenure.offices.office import Listener, ListenerFactory, OfficeParts
 from tenure.offices.sandboxes.gvisor import GvisorDriver
+from tenure.offices.spares import SpareVolumes
 from tenure.offices.store import OfficeStore
 from tenure.offices.volumes import detect_driver
 from tenure.secrets.egress.clients import office_environment
@@ -45,10 +48,12 @@ async def build(ground: Ground) -> AsyncIterator[Built]:
     settings = ground.settings
     async with ControlDatabase(ground.dsn) as database:
         listeners: dict[str, ListenerFactory] = {}
+        volumes = detect_driver(settings.pool_dir)
         parts = OfficeParts(
             settings=settings,
             sandboxes=GvisorDriver(settings.runsc_root),
-            volumes=detect_driver(settings.pool_dir),
+            volumes=volumes,
+            spares=SpareVolumes(volumes, settings.volumes_dir, partial(furnish.in_common, settings)),
             listeners=listeners,
             environment=environment(settings),
         )

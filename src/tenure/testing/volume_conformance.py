@@ -51,6 +51,21 @@ async def a_directory_is_not_a_volume(driver: VolumeDriver, pool: Path) -> None:
     assert (pool / "plain").is_dir()
 
 
+async def a_moved_volume_keeps_content_and_limit(driver: VolumeDriver, pool: Path) -> None:
+    volume, target = await _volume(driver, pool / "v"), pool / "deep" / "moved"
+    (volume / "file").write_text("x")
+    await driver.set_limit(volume, LIMIT_BYTES)
+    await driver.move(volume, target)
+    assert not await driver.exists(volume)
+    assert await driver.exists(target)
+    assert (target / "file").read_text() == "x"
+    assert (await driver.usage(target)).limit_bytes == LIMIT_BYTES
+    other = await _volume(driver, pool / "other")
+    await _refused(driver.move(other, target), AlreadyExists)
+    await _refused(driver.move(volume, pool / "w"), NotFound)
+    assert (target / "file").read_text() == "x"
+
+
 async def a_clone_keeps_everything(driver: VolumeDriver, pool: Path) -> None:
     source = await _volume(driver, pool / "source")
     (source / "rootfs").mkdir()
@@ -251,7 +266,7 @@ async def usage_follows_what_is_written(driver: VolumeDriver, pool: Path) -> Non
 VOLUME_CONTRACTS: list[Contract] = [
     an_empty_volume_is_a_writable_volume,
     a_directory_is_not_a_volume,
-    a_clone_keeps_everything,
+    a_moved_volume_keeps_content_and_limit,    a_clone_keeps_everything,
     a_clone_and_its_source_do_not_meet,
     what_is_missing_is_not_found,
     what_is_there_is_not_overwritten,

@@ -58,6 +58,10 @@ class VolumeDriver(ABC):
         """A read-only copy of `volume` as of one instant (see `instant_snapshots`). Raises `NotFound`, `AlreadyExists`."""
 
     @abstractmethod
+    async def move(self, volume: Path, target: Path) -> None:
+        """Renames a volume inside its pool, with its limit. Instant; whole or not at all. Raises `NotFound`, `AlreadyExists`."""
+
+    @abstractmethod
     async def delete(self, volume: Path) -> None:
         """Deletes a volume, image or snapshot with all that is in it. A missing one is not an error."""
 

@@ -45,6 +45,11 @@ class BtrfsDriver(VolumeDriver):
         self._need_free(target)
         await _call(f"The snapshot of {volume.name}", snapshot_subvolume, volume, target, read_only=True)
 
+    async def move(self, volume: Path, target: Path) -> None:
+        self._need(volume)
+        self._need_free(target)
+        await _call(f"Moving {volume.name}", os.rename, volume, target)
+
     async def delete(self, volume: Path) -> None:
         if not os.path.lexists(volume):
             return

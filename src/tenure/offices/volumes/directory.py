@@ -48,6 +48,14 @@ class DirectoryDriver(VolumeDriver):
         _need(volume)
         await self._copy(volume, target, read_only=True)
 
+    async def move(self, volume: Path, target: Path) -> None:
+        _need(volume)
+        _need_free(target)
+        try:
+            volume.rename(target)
+        except OSError as error:
+            raise _explained(error, f"Moving {volume.name}") from error
+
     async def delete(self, volume: Path) -> None:
         if not os.path.lexists(volume):
             return

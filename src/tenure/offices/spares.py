@@ -1,0 +1,70 @@
+"""A clone of the image, made before an office needs it.
+
+A btrfs clone takes effect with the next commit of the filesystem, so it waits for the disk (27–110 ms measured beside
+other work, docs/decisions/0003); a rename does not. So one clone of the current image lies ready, and taking it is a
+rename. It costs no space: all of its blocks are the image's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from tenure.errors import TenureError
+from tenure.offices.volumes.base import VolumeDriver
+
+REPLENISH_DELAY_S = 0.3
+"""The office that took the spare boots first."""
+
+logger = logging.getLogger(__name__)
+
+
+class SpareVolumes:
+    """At most one spare, in `directory`. Drivers whose clones are copies get none."""
+
+    def __init__(self, volumes: VolumeDriver, directory: Path, prepare: Callable[[Path], None]) -> None:
+        """`prepare` is called with each new spare, in a thread, for what all offices get before they boot."""
+        self._volumes = volumes
+        self._directory = directory
+        self._prepare = prepare
+        self._replenishing: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    def _spare(self, image: Path) -> Path:
+        return self._directory / f".spare-{image.resolve().name}"  # no agent can have this name
+
+    async def clone(self, image: Path, target: Path) -> None:
+        """Makes `target` a clone of `image`: the spare, where there is one. Raises as `VolumeDriver.create`."""
+        async with self._lock:
+            spare = self._spare(image)
+            if await self._volumes.exists(spare):
+                await self._volumes.move(spare, target)
+            else:
+                await self._volumes.create(image, target)
+        self.replenish(image)
+
+    def replenish(self, image: Path) -> None:
+        """Has a spare made soon, unless one is being made."""
+        if self._volumes.instant_snapshots and (self._replenishing is None or self._replenishing.done()):
+            self._replenishing = asyncio.create_task(self._make(image))
+
+    async def _make(self, image: Path) -> None:
+        await asyncio.sleep(REPLENISH_DELAY_S)
+        async with self._lock:
+            try:
+                for old in self._directory.glob(".spare-*"):
+                    if old != self._spare(image):
+                        await self._volumes.delete(old)
+                if not await self._volumes.exists(self._spare(image)):
+                    await self._volumes.create(image, self._spare(image))
+                    await asyncio.to_thread(self._prepare, self._spare(image))
+            except TenureError as error:
+                logger.warning("no spare volume: %s", error)
+
+    async def close(self) -> None:
+        """Waits for a spare that is being made; what is there stays for the next server."""
+        if self._replenishing is not None:
+            self._replenishing.cancel()
+            await asyncio.wait([self._replenishing])
