@@ -258,6 +258,8 @@ class Office:
             await self._parts.sandboxes.stop(self.record.name, grace_s=0)
         await self._parts.volumes.delete(self.volume)
         await self._parts.spares.clone(image, self.volume)
+        # Its files belong to user ids that people on the host may have: they must not get there.
+        self.volume.chmod(0o700)
         (self.volume / "office.json").write_text(json.dumps({"agent": self.record.name, "image": self.record.image}))
 
     async def limit_disk(self) -> None:

@@ -59,6 +59,7 @@ class SpareVolumes:
                         await self._volumes.delete(old)
                 if not await self._volumes.exists(self._spare(image)):
                     await self._volumes.create(image, self._spare(image))
+                    self._spare(image).chmod(0o700)  # an image made by an earlier version lets others pass
                     await asyncio.to_thread(self._prepare, self._spare(image))
             except TenureError as error:
                 logger.warning("no spare volume: %s", error)

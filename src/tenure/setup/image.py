@@ -152,6 +152,7 @@ def _fill(volume: Path, image_id: str, settings: Settings, progress: SetupProgre
     facts = {"id": image_id, "suite": codename, "built_at": built_at, "rootfs": rootfs_id(apt_dir)}
     (volume / "image.json").write_text(json.dumps(facts) + "\n")
     (volume / "office.json").write_text(json.dumps({"image": image_id}) + "\n")
+    volume.chmod(0o700)  # what is cloned from it is closed to the host's other users from the first instant
 
 
 def _same_rootfs(settings: Settings, wanted: str) -> Path | None:
