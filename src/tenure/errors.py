@@ -32,6 +32,7 @@ same four things; `from_payload` turns the API's answer into the same class agai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -172,8 +173,8 @@ def by_code() -> dict[str, type[TenureError]]:
     return {cls.code: cls for cls in _tree(TenureError)}
 
 
-def from_payload(payload: dict[str, Any]) -> TenureError:
+def from_payload(payload: Mapping[str, Any]) -> TenureError:
     """The error that `to_payload` described; an unknown code becomes `InternalError`."""
-    body = payload.get("error") or {}
+    body: Mapping[str, Any] = payload.get("error") or {}
     cls = by_code().get(str(body.get("code")), InternalError)
     return cls(str(body.get("message", "unknown error")), hint=body.get("hint"), details=body.get("details") or {})

@@ -38,7 +38,7 @@ def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environm
     write_file(root, "etc/hostname", f"{record.name}\n".encode())
     write_file(root, "etc/hosts", HOSTS.format(name=record.name).encode())
     if read_file(root, HOST_KEY, bytes_max=1) is None:
-        key = asyncssh.generate_private_key("ssh-ed25519", comment=record.name)
+        key = asyncssh.generate_private_key("ssh-ed25519", record.name)  # pyright: ignore[reportUnknownMemberType]
         write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
         write_file(root, HOST_KEY + ".pub", key.export_public_key())
     # One line for all: sshd takes the first SetEnv line and ignores every other.

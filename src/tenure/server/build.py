@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -43,7 +43,7 @@ OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/
 
 
 @asynccontextmanager
-async def build(ground: Ground) -> AsyncIterator[Built]:
+async def build(ground: Ground) -> AsyncGenerator[Built]:
     """The real services on real drivers. Raises `SetupError` where the machine lacks something."""
     settings = ground.settings
     async with ControlDatabase(ground.dsn) as database:

@@ -266,7 +266,8 @@ async def usage_follows_what_is_written(driver: VolumeDriver, pool: Path) -> Non
 VOLUME_CONTRACTS: list[Contract] = [
     an_empty_volume_is_a_writable_volume,
     a_directory_is_not_a_volume,
-    a_moved_volume_keeps_content_and_limit,    a_clone_keeps_everything,
+    a_moved_volume_keeps_content_and_limit,
+    a_clone_keeps_everything,
     a_clone_and_its_source_do_not_meet,
     what_is_missing_is_not_found,
     what_is_there_is_not_overwritten,

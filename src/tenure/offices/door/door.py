@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +125,7 @@ class Door:
             ) from error
 
     @contextlib.asynccontextmanager
-    async def _connection(self, request: DoorRequest) -> AsyncIterator[Stream]:
+    async def _connection(self, request: DoorRequest) -> AsyncGenerator[Stream]:
         stream = await self._begin(request)
         try:
             yield stream
