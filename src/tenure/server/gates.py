@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from fastapi import HTTPException
@@ -80,8 +81,7 @@ class CrowdGate:
             await self.app(scope, receive, send)
             return
         who = principal_of(scope)
-        is_office = who is not None and who.kind is PrincipalKind.OFFICE
-        limit = self.office_max if is_office else self.requests_max
+        limit = self.office_max if _is_office(who) else self.requests_max
         if self.in_flight[who] >= limit:
             raise ServerUnreachable(
                 f"{limit} requests of {who or 'nobody'} are in flight already.",
@@ -96,11 +96,19 @@ class CrowdGate:
                 del self.in_flight[who]
 
 
-def body_bytes_max(method: str, path: str) -> int | None:
-    """How large a body may be; None for those that are streamed and never held."""
-    if method == "PUT" and path.startswith("/v1/agents/") and (path.endswith("/archive") or "/objects/" in path):
+_STREAMED = re.compile(r"/v1/agents/[^/]+/(?:archive|objects/[^/]+/.+)\Z", re.DOTALL)
+
+
+def _is_office(who: Principal | None) -> bool:
+    return who is not None and who.kind is PrincipalKind.OFFICE
+
+
+def body_bytes_max(method: str, path: str, *, office: bool = False) -> int | None:
+    """How large a body may be; None for those that are streamed and never held. FastAPI reads a body before it asks whether
+    the caller may send it, so an office gets no more than what it may do needs."""
+    if method == "PUT" and _STREAMED.match(path):
         return None
-    if method == "POST" and path.endswith("/exec"):
+    if method == "POST" and path.endswith("/exec") and not office:
         return EXEC_BODY_BYTES_MAX
     return BODY_BYTES_MAX
 
@@ -112,7 +120,9 @@ class SizeGate:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = body_bytes_max(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        limit = None
+        if scope["type"] == "http":
+            limit = body_bytes_max(scope["method"], scope["path"], office=_is_office(principal_of(scope)))
         if limit is None:
             await self.app(scope, receive, send)
             return

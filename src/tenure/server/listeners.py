@@ -28,6 +28,11 @@ BACKLOG = 256
 CONNECTIONS_MAX = 2048
 OFFICE_CONNECTIONS_MAX = 128
 HEADER_BYTES_MAX = 64 * 1024
+PIPELINED_MAX = 8
+"""Requests sent ahead on one connection. No client of ours sends any; a million fit into one second of sending."""
+OFFICE_REQUESTS_PER_S = 200.0
+OFFICE_REQUESTS_BURST = 400
+"""Per socket of an office: what exceeds it waits, so that one office cannot have all of the server's time."""
 REQUEST_WAIT_S = 30.0
 """A connection must have sent a whole head of a request this long after it was made."""
 KEEP_ALIVE_S = 75
@@ -75,6 +80,9 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_head_timer()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self.transport.abort()
+            raise ConnectionAbortedError("too many requests were sent ahead")  # ends the parsing of what came with it
         super().on_headers_complete()
 
     def _stop_head_timer(self) -> None:
@@ -120,14 +128,31 @@ class Listener:
                     self._socket_path.unlink()
 
 
+class Pace:
+    """So many of something per second, and `burst` at once after a rest. Pure but for what it remembers."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._each_s = 1 / per_s
+        self._ahead_s = burst / per_s
+        self._due_s = 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """How long the next one has to wait from `now_s`; it counts as begun."""
+        self._due_s = max(self._due_s, now_s - self._ahead_s) + self._each_s
+        return max(self._due_s - now_s, 0.0)
+
+
 class Door:
-    """Wraps an app so that every request counts as `principal`'s, whatever it claims."""
+    """Wraps an app so that every request counts as `principal`'s, whatever it claims, and that they keep a pace."""
 
     def __init__(self, app: ASGIApp, principal: Principal) -> None:
         self.app, self.principal = app, principal
+        self._pace = Pace(OFFICE_REQUESTS_PER_S, OFFICE_REQUESTS_BURST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[DOOR_KEY] = self.principal
+        if (wait_s := self._pace.wait_s(time.monotonic())) > 0:
+            await asyncio.sleep(wait_s)
         await self.app(scope, receive, send)
 
 
