@@ -21,7 +21,7 @@ setup: $(READY)
 demo: setup
 	$(TENURE) demo
 
-test: $(READY)
+test: lint
 	$(ROOT) env TENURE_HOME="$(TENURE_TEST_HOME)" TENURE_POOL_GB=$(TEST_POOL_GB) .venv/bin/tenure setup
 	$(ROOT) env TENURE_TEST_HOME="$(TENURE_TEST_HOME)" .venv/bin/python -m pytest $(ARGS)
 

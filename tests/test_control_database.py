@@ -13,9 +13,9 @@ from psycopg import sql
 
 from fixtures.database import dsn_of
 from tenure.channels.inbox import Inbox
+from tenure.database import ControlDatabase, migrate
+from tenure.database.migrate import head
 from tenure.errors import NotFound, ServerUnreachable, SetupError
-from tenure.server.database import ControlDatabase, migrate
-from tenure.server.database.migrate import head
 
 TABLES = {"agents", "runs", "journal", "inbox"}
 
@@ -36,7 +36,7 @@ def tables(dsn: str) -> set[str]:
 
 
 def test_processes_that_start_at_once_migrate_once(empty_dsn: str) -> None:
-    script = f"from tenure.server.database import migrate; migrate({empty_dsn!r})"
+    script = f"from tenure.database import migrate; migrate({empty_dsn!r})"
     with ThreadPoolExecutor(3) as threads:
         done = list(
             threads.map(lambda _: subprocess.run([sys.executable, "-c", script], capture_output=True), range(3))

@@ -17,7 +17,7 @@ import pytest
 
 from fixtures.workers import WorkerPool, at_rest, until
 from tenure import wire
-from tenure.server.database import ControlDatabase
+from tenure.database import ControlDatabase
 from tenure.testing.fake_hands import FakeHands
 from tenure.work.runs import Runs
 

@@ -16,8 +16,8 @@ import pytest
 
 from fixtures.workers import WorkerPool, at_rest, until
 from tenure import wire
+from tenure.database import ControlDatabase
 from tenure.errors import LeaseLost
-from tenure.server.database import ControlDatabase
 from tenure.testing.fake_hands import FakeHands
 from tenure.work import claims
 from tenure.work import events as e

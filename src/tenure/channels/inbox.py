@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tenure import wire
+from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import NotFound
-from tenure.server.database.connect import Connection, ControlDatabase
 
 SUBJECT_CHARS_MAX = 500
 BODY_CHARS_MAX = 256 * 1024

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
+from tenure.database.connect import ControlDatabase
 from tenure.errors import AlreadyExists, NotFound
 from tenure.offices.models import Limits, OfficeRecord
-
-if TYPE_CHECKING:
-    from tenure.server.database.connect import ControlDatabase
 
 _COLUMNS = "name, number, image, limits, egress, stage, created_at"
 

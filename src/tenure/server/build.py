@@ -15,6 +15,7 @@ from tenure.channels.inbox import Inbox
 from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
+from tenure.database.connect import ControlDatabase
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
 from tenure.offices.life import Offices
@@ -30,7 +31,6 @@ from tenure.secrets.egress.presets import read_host_clients
 from tenure.secrets.egress.proxy import Decision, EgressProxy
 from tenure.secrets.egress.rules import Preset, check_entries
 from tenure.server.app import create_app
-from tenure.server.database.connect import ControlDatabase
 from tenure.server.listeners import serve_office_api
 from tenure.server.main import Built, Ground
 from tenure.server.services import Services

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import uvloop
 from starlette.types import ASGIApp
 
+from tenure.database import migrate
 from tenure.errors import InternalError, TenureError
 from tenure.identity.tokens import Tokens
 from tenure.postgres.control import start_control_database, stop_control_database
-from tenure.server.database import migrate
 from tenure.server.home import HomeLock, log_file, prepare_home, start_failure_file
 from tenure.server.keeper import WorkerKeeper
 from tenure.server.listeners import bind_loopback, bind_unix, listen

@@ -11,7 +11,7 @@ and `DoorError` when it does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -111,6 +111,11 @@ class Session(Protocol):
 class OfficeDatabase(Protocol):
     async def execute(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
         """See `tenure.work.hands.Hands.sql`."""
+        ...
+
+    async def csv(self, statement: str) -> AsyncGenerator[bytes]:
+        """The rows of one query as CSV with a header line, streamed. Raises before the first bytes for anything that is
+        wrong with the query."""
         ...
 
 

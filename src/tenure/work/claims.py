@@ -18,7 +18,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from tenure.server.database.connect import Connection, ControlDatabase
+from tenure.database.connect import Connection, ControlDatabase
 
 LEASE_S = 15
 QUEUE = "work"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from tenure.server.database.connect import ControlDatabase
+from tenure.database.connect import ControlDatabase
 from tenure.work import effects, steps
 from tenure.work import events as e
 from tenure.work.claims import Claim, complete

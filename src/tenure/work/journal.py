@@ -15,8 +15,8 @@ from uuid import UUID
 from psycopg import errors as pg
 
 from tenure.channels import inbox
+from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import LeaseLost
-from tenure.server.database.connect import Connection, ControlDatabase
 from tenure.work import claims
 from tenure.work import events as e
 from tenure.work.faultpoints import reach

@@ -16,8 +16,8 @@ from psycopg.rows import DictRow
 from tenure import wire
 from tenure.brains.base import Brain
 from tenure.brains.playbook import PlaybookBrain
+from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import Conflict, InvalidArgument, NotFound, TooLarge
-from tenure.server.database.connect import Connection, ControlDatabase
 from tenure.work import claims
 from tenure.work import events as e
 from tenure.work.journal import JOURNAL_CHANNEL, OWNER_CHANNEL, load

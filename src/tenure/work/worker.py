@@ -14,9 +14,9 @@ import traceback
 from dataclasses import dataclass
 
 from tenure.client.hands import HttpHands
+from tenure.database.connect import ControlDatabase
 from tenure.errors import LeaseLost, ServerUnreachable
 from tenure.postgres.control import control_dsn
-from tenure.server.database.connect import ControlDatabase
 from tenure.settings import Settings
 from tenure.work import claims, faultpoints
 from tenure.work import events as e

@@ -3,7 +3,7 @@
 `migrate(dsn)` brings the schema to this version; `ControlDatabase` is how everything else talks to it.
 """
 
-from tenure.server.database.connect import ControlDatabase
-from tenure.server.database.migrate import migrate
+from tenure.database.connect import ControlDatabase
+from tenure.database.migrate import migrate
 
 __all__ = ["ControlDatabase", "migrate"]

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `tenure.server.database.migrate` hands over, which holds the lock."""
+"""Alembic's entry: runs on the connection that `tenure.database.migrate` hands over, which holds the lock."""
 
 from alembic import context
 
