@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 import pytest_asyncio
 
-from databases import behind, data_dir, door, home_of, needs_root, office_database, postmaster_pid
+from databases import (
+    behind,
+    data_dir,
+    door,
+    home_of,
+    needs_root,
+    new_home,
+    office_database,
+    postmaster_pid,
+    template_home,
+)
 from tenure.data import pump as pump_module
 from tenure.data.database import OfficeDatabase
 from tenure.errors import CommandTimeout, Conflict, DatabaseError, DiskFull, InvalidArgument, TooLarge
+from tenure.offices.volumes.btrfs import BtrfsDriver
 from tenure.postgres import wire
 from tenure.postgres.client import STATEMENT_BYTES_MAX, Connection
 from tenure.postgres.cluster import ClusterState
 from tenure.postgres.template import SECRET_NAME
+from tenure.settings import Settings
 
 pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
 
@@ -196,7 +211,6 @@ async def test_no_other_database_is_open_to_the_agent(name: str) -> None:
         "SELECT * FROM pg_authid",
         "SELECT * FROM pg_hba_file_rules",
         "SELECT pg_reload_conf()",
-        "CHECKPOINT",
         "DROP EXTENSION vector",
         "ALTER DATABASE agent RENAME TO other",
     ],
@@ -519,6 +533,69 @@ async def test_a_commit_that_evades_the_check_is_still_not_repeated(
             await shared.execute("CREATE TABLE sneaky (n int); COMMIT; SELECT 1", key="sneaky")
     assert await one(shared, "SELECT count(*) FROM sneaky") == 0
     await shared.execute("DROP TABLE sneaky")
+
+
+@pytest.fixture
+def limited_volume() -> Iterator[tuple[Settings, Path, Callable[[int], Awaitable[None]]]]:
+    """A real btrfs subvolume with a quota of 150 MB, and what grants it more."""
+
+    def run(*words: str | Path) -> None:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+
+    home = new_home()
+    disk, pool, volume = home.home / "disk", home.pool_dir, home.volumes_dir / "analyst"
+    with disk.open("wb") as file:
+        file.truncate(2 << 30)
+    pool.mkdir()
+    run("mkfs.btrfs", "-q", disk)
+    run("mount", "-o", "loop,nosuid,nodev", disk, pool)
+    try:
+        run("btrfs", "quota", "enable", pool)
+        driver = BtrfsDriver()
+        asyncio.run(driver.create_empty(volume))
+        for name in ("postgres", "postgres.secret"):
+            run("cp", "-a", template_home() / "image" / name, volume / name)
+
+        async def grant(size: int) -> None:
+            await driver.set_limit(volume, (150 << 20) + size)
+
+        asyncio.run(grant(0))
+        yield home, volume, grant
+    finally:
+        run("umount", pool)
+        shutil.rmtree(home.home)
+
+
+async def test_a_full_disk_stops_no_database_for_good(
+    limited_volume: tuple[Settings, Path, Callable[[int], Awaitable[None]]],
+) -> None:
+    """PostgreSQL ends itself when its log cannot be written, and needs room to come up again. What was committed stays,
+    every failure says that the disk is full, and then there is a way out: to delete something."""
+    settings, volume, grant = limited_volume
+    database = OfficeDatabase(settings, "analyst", volume, 210_777, grant_room=grant)
+    try:
+        await database.execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7); CREATE TABLE filler (t text)")
+        full = 0
+        for _ in range(40):
+            try:
+                await database.execute(
+                    "INSERT INTO filler SELECT repeat(md5(n::text), 20) FROM generate_series(1, 20000) n"
+                )
+            except DiskFull:
+                full += 1
+            if full == 4:
+                break
+        assert full == 4, "the quota must be reached"
+        for _ in range(5):
+            with contextlib.suppress(DiskFull):
+                await database.execute("DROP TABLE IF EXISTS filler")
+                break
+            await asyncio.sleep(1)
+        assert await one(database, "SELECT to_regclass('filler')") is None
+        assert (await database.execute("INSERT INTO kept VALUES (8); SELECT array_agg(n) FROM kept")).rows == [[[7, 8]]]
+    finally:
+        await database.stop()
 
 
 async def test_a_full_disk_is_told_apart(shared: OfficeDatabase) -> None:

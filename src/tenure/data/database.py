@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from tenure.data import effects
 from tenure.data.pump import Pump
 from tenure.data.statements import transaction_control
 from tenure.data.values import JsonValues
-from tenure.errors import CommandTimeout, Conflict, DatabaseError, InternalError, InvalidArgument
+from tenure.errors import CommandTimeout, Conflict, DatabaseError, DiskFull, InternalError, InvalidArgument, TenureError
 from tenure.postgres.client import QUERY_CANCELED, Connection, ConnectionLost, Result
 from tenure.postgres.cluster import TINY, Cluster, ClusterState
 from tenure.postgres.confine import Confinement
-from tenure.postgres.files import own_tree, trim_log
+from tenure.postgres.files import log_since, log_size, own_tree, says_disk_full, trim_log
 from tenure.postgres.template import AGENT_DATABASE, AGENT_ROLE
 from tenure.postgres.tree import PostgresTree, ensure_tree, open_way
 from tenure.settings import Settings
@@ -37,6 +37,12 @@ CONNECT_TIMEOUT_S = 60.0
 ROWS_MAX = 10_000
 RESULT_BYTES_MAX = 4 * 1024 * 1024
 COPY_TIMEOUT_S = 3600.0
+RELIEF_EVERY_S = 2.0
+RELIEF_TIMEOUT_S = 60.0
+GRANT_TRIES = 5
+GRANT_PAUSE_S = 0.5
+RECOVERY_BYTES = 512 * 1024 * 1024
+"""More than a server's log and the pages that it touches while replaying it."""
 TRIM_LOG_EVERY = 100
 """Connections between looks at the log's size: each refused one may leave a line in it."""
 
@@ -47,6 +53,8 @@ OFFICE_PARAMETERS = TINY | {
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
     "client_connection_check_interval": "5s",
+    # After a crash the next connection starts it, through us: on a full disk it would crash again and again by itself.
+    "restart_after_crash": "off",
 }
 SESSION_PARAMETERS = {
     "application_name": "tenure",
@@ -69,8 +77,20 @@ OFFICE_ENVIRONMENT = {
 class OfficeDatabase:
     """The database of one agent. One per office and server process."""
 
-    def __init__(self, settings: Settings, agent: str, volume: Path, uid: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        agent: str,
+        volume: Path,
+        uid: int,
+        *,
+        grant_room: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """`grant_room(bytes)` lets the volume hold that much more than its limit, 0 no more than it. A server that ran
+        into the limit needs it to come up again: to replay its log it has to write."""
         self.agent = agent
+        self._grant_room = grant_room
+        self._relieved_at = -RELIEF_EVERY_S
         self._settings = settings
         self._volume = volume
         self._uid = uid
@@ -151,7 +171,7 @@ class OfficeDatabase:
         if not 0 <= rows_max <= ROWS_MAX:
             raise InvalidArgument(f"rows_max is between 0 and {ROWS_MAX}.")
         if key is None:
-            return await self._once(statement, None, rows_max, timeout_s)
+            return await self._told(statement, None, rows_max, timeout_s)
         effects.check_key(key)
         control = transaction_control(statement)
         if control is not None:
@@ -160,9 +180,9 @@ class OfficeDatabase:
                 hint="Take BEGIN, COMMIT and ROLLBACK out of it.",
             )
         try:
-            return await self._once(statement, key, rows_max, timeout_s)
+            return await self._told(statement, key, rows_max, timeout_s)
         except ConnectionLost:
-            return await self._once(statement, key, rows_max, timeout_s)
+            return await self._told(statement, key, rows_max, timeout_s)
 
     async def csv(self, statement: str) -> AsyncGenerator[bytes]:
         """The rows of one query as CSV with a header line, streamed. Raises as `execute`, before the first bytes for
@@ -180,6 +200,19 @@ class OfficeDatabase:
         async with self._connection(COPY_TIMEOUT_S) as connection:
             async for chunk in connection.copy_out(text):
                 yield chunk
+
+    async def _told(self, statement: str, key: str | None, rows_max: int, timeout_s: float) -> SqlResult:
+        """As `_once`; a server that died of a full disk is reported as that."""
+        offset = log_size(self._cluster.log_file)
+        try:
+            return await self._once(statement, key, rows_max, timeout_s)
+        except DiskFull:
+            await self._relieve()
+            raise
+        except ConnectionLost as error:
+            if says_disk_full(log_since(self._cluster.log_file, offset)):
+                raise DiskFull("The office's disk is full: its database stopped, and the statement with it.") from error
+            raise
 
     async def _once(self, statement: str, key: str | None, rows_max: int, timeout_s: float) -> SqlResult:
         async with self._connection(timeout_s) as connection, _within(timeout_s):
@@ -215,13 +248,10 @@ class OfficeDatabase:
             connection.close()
 
     async def _connect(self, timeout_s: float) -> Connection:
-        parameters = SESSION_PARAMETERS | {"statement_timeout": str(max(1, int(timeout_s * 1000)))}
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         while True:
             try:
-                return await Connection.open(
-                    self._pump.backend, user=AGENT_ROLE, database=AGENT_DATABASE, parameters=parameters
-                )
+                return await self._open(timeout_s)
             except OSError:
                 if time.monotonic() > deadline:
                     raise InternalError("The office's database does not stay up.") from None
@@ -231,11 +261,62 @@ class OfficeDatabase:
                     raise
                 await asyncio.sleep(0.05)
 
+    async def _open(self, timeout_s: float) -> Connection:
+        parameters = SESSION_PARAMETERS | {"statement_timeout": str(max(1, int(timeout_s * 1000)))}
+        return await Connection.open(
+            self._pump.backend, user=AGENT_ROLE, database=AGENT_DATABASE, parameters=parameters
+        )
+
     # --- start --------------------------------------------------------------------------------------------------------
     async def _start(self) -> None:
         async with self._lock:
             await asyncio.to_thread(self._prepare)
+            try:
+                await self._cluster.start()
+            except DiskFull:
+                if self._grant_room is None:
+                    raise
+                await self._recover()
+
+    async def _recover(self) -> None:
+        """Starts a server whose volume is full, for as long as it takes to replay its log and give back what the log took;
+        then its office can delete things. Raises `DiskFull` when that is not enough."""
+        async with self._granted_room():
             await self._cluster.start()
+            await self._cluster.stop()  # writes a checkpoint, after which the log is cut
+        await self._cluster.start()
+
+    @contextlib.asynccontextmanager
+    async def _granted_room(self) -> AsyncGenerator[None]:
+        """More room for the volume meanwhile. Tries hard to take it back: the limit is what guards the neighbours."""
+        assert self._grant_room is not None
+        await self._grant_room(RECOVERY_BYTES)
+        try:
+            yield
+        finally:
+            for left in reversed(range(GRANT_TRIES)):
+                try:
+                    await self._grant_room(0)
+                    break
+                except TenureError:
+                    if not left:
+                        raise
+                    await asyncio.sleep(GRANT_PAUSE_S)
+
+    async def _relieve(self) -> None:
+        """For a full disk under a running server: lets it write what it holds and cut its log, so that the next statement
+        can delete something. At most every `RELIEF_EVERY_S`. Does not raise."""
+        if self._grant_room is None or time.monotonic() < self._relieved_at + RELIEF_EVERY_S:
+            return
+        self._relieved_at = time.monotonic()
+        with contextlib.suppress(TenureError, OSError, TimeoutError):
+            async with self._lock, self._granted_room():
+                connection = await self._open(RELIEF_TIMEOUT_S)  # not `_connect`: starting takes the lock we hold
+                try:
+                    async with asyncio.timeout(RELIEF_TIMEOUT_S):
+                        await connection.query("CHECKPOINT")
+                finally:
+                    connection.close()
 
     def _prepare(self) -> None:
         """Owners and modes for the office's own database user; they differ in a volume just cloned."""

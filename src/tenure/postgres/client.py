@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tenure.errors import DatabaseError, DiskFull, TooLarge
 from tenure.postgres import wire
+from tenure.postgres.files import says_disk_full
 
 CONNECT_TIMEOUT_S = 30.0
 CHUNK_BYTES = 256 * 1024
@@ -207,8 +208,8 @@ def database_error(fields: dict[str, str]) -> DatabaseError | DiskFull:
     """PostgreSQL's error as ours: its message, hint, and the rest in `details`."""
     message = fields.get("message", "PostgreSQL refused without saying why")
     details = {name: value for name, value in fields.items() if name in ("sqlstate", "detail", "position")}
-    if fields.get("sqlstate") == DISK_FULL:
+    if fields.get("sqlstate") == DISK_FULL or says_disk_full(message):  # a spent quota has no sqlstate of its own
         return DiskFull(f"The office's disk is full: {message}", details=details)
-    if fields.get("sqlstate") == "57P01" or re.match(r"57P0[12]|08", fields.get("sqlstate", "")):
+    if re.match(r"57P0[123]|08", fields.get("sqlstate", "")):
         return ConnectionLost(message, hint=fields.get("hint"), details=details)
     return DatabaseError(message, hint=fields.get("hint", ""), details=details)

@@ -27,7 +27,6 @@ START_TIMEOUT_S = 120.0
 STOP_FAST_TIMEOUT_S = 20.0
 STOP_IMMEDIATE_TIMEOUT_S = 5.0
 ORPHANS_TIMEOUT_S = 10.0
-LOG_TAIL_BYTES = 4096
 SOCKET_PATH_BYTES_MAX = 107
 SOCKET_NAME = ".s.PGSQL.5432"
 SUPERUSER = "tenure"
@@ -150,9 +149,10 @@ class Cluster:
         argv = [str(self.tree.program("postgres")), "-D", str(self.data_dir)]
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
+        offset = files.log_size(self.log_file)
         # Appending, so that trimming the file under a running server frees it.
         with self.log_file.open("ab") as output:
-            child = subprocess.Popen(
+            server = subprocess.Popen(
                 confine.command(argv, uid=self.uid, gid=self.gid, confinement=self.confinement),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -161,16 +161,19 @@ class Cluster:
                 cwd="/",
                 start_new_session=True,
             )
-        _children[self.data_dir] = child
+        _children[self.data_dir] = _Child(server, offset)
 
     async def _wait_until_ready(self, deadline: float) -> None:
         pause_s = 0.005
         while not (process.says_ready(self.data_dir) and await probe.accepts_connections(self.socket, SUPERUSER)):
             child = _children.get(self.data_dir)
-            exited = child is not None and child.poll() is not None
+            exited = child is not None and child.process.poll() is not None
             if exited or (child is None and not await self.is_running()):
                 _children.pop(self.data_dir, None)
-                raise _failure("PostgreSQL did not start", self.log_tail())
+                raise _failure(
+                    "PostgreSQL did not start",
+                    files.log_since(self.log_file, child.log_offset if child is not None else 0),
+                )
             if time.monotonic() > deadline:
                 raise InternalError(
                     f"PostgreSQL accepts no connection after {START_TIMEOUT_S:.0f} s.", details={"log": self.log_tail()}
@@ -194,28 +197,31 @@ class Cluster:
                     raise InternalError(f"PostgreSQL (pid {postmaster.pid}) does not end.")
         child = _children.pop(self.data_dir, None)
         if child is not None:
-            child.poll()
+            child.process.poll()
         if self.confinement is not None:
             confine.remove_cgroups(self.confinement)
 
     def log_tail(self) -> str:
         """The last 4 KiB of the server's log."""
-        try:
-            with self.log_file.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-                return file.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return files.log_since(self.log_file, 0)
 
 
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-_children: dict[Path, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    log_offset: int
+    """How long the log was when it started: what comes after is its own."""
+
+
+_children: dict[Path, _Child] = {}
 """Servers started by this process, by data directory, only so that an early exit is seen and reaped."""
 
 
 def _failure(what: str, output: str) -> DiskFull | InternalError:
-    full = any(sign in output for sign in ("No space left on device", "Disk quota exceeded"))
-    if full:
+    if files.says_disk_full(output):
         return DiskFull(
             f"{what}: its volume is full.",
             hint="Delete files in the office (`tenure shell AGENT`) or give it a larger disk; the data is intact.",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 LOG_BYTES_MAX = 1 << 20
+LOG_TAIL_BYTES = 4096
 
 
 def own_directory(directory: Path, uid: int, gid: int) -> None:
@@ -26,6 +28,30 @@ def own_tree(directory: Path, uid: int, gid: int) -> bool:
             os.chown(name, uid, gid, dir_fd=place_fd, follow_symlinks=False)
     os.chown(directory, uid, gid)
     return True
+
+
+def log_size(path: Path) -> int:
+    """0 when there is no log."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def log_since(path: Path, offset: int) -> str:
+    """The last 4 KiB of what was written to a log since it had the size `offset`."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(offset if offset <= size else 0, size - LOG_TAIL_BYTES))
+            return file.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def says_disk_full(text: str) -> bool:
+    """Whether a message or a log says so, in the kernel's words for a full disk or a spent quota."""
+    return any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def trim_log(path: Path) -> None:
