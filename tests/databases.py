@@ -75,6 +75,12 @@ def home_of(database: OfficeDatabase) -> Path:
     return database.log_file.parent.parent
 
 
+def second(database: OfficeDatabase) -> OfficeDatabase:
+    """What a restarted server would make for the same office."""
+    cluster = database._server.cluster  # pyright: ignore[reportPrivateUsage]
+    return OfficeDatabase(Settings(home=home_of(database)), database.agent, cluster.data_dir.parent, cluster.uid)
+
+
 def door(database: OfficeDatabase, user: str = "agent", dbname: str = "agent") -> str:
     """DSN through the pump."""
     return f"host={home_of(database) / 'door'} user={user} dbname={dbname}"

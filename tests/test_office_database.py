@@ -26,6 +26,7 @@ from databases import (
     new_home,
     office_database,
     postmaster_pid,
+    second,
     template_home,
 )
 from tenure.data import pump as pump_module
@@ -107,7 +108,7 @@ async def test_rows_survive_kill_9_and_a_new_server_adopts_what_runs() -> None:
         kill_postgres(database)
         assert await one(database, "SELECT count(*) FROM t") == 500
         pid = postmaster_pid(database)
-        again = OfficeDatabase(database._settings, database.agent, data_dir(database).parent, database._cluster.uid)  # pyright: ignore[reportPrivateUsage]
+        again = second(database)
         await again.ensure_started()
         assert await again.state() is ClusterState.RUNNING
         assert postmaster_pid(database) == pid

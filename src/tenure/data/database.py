@@ -1,8 +1,7 @@
-"""An office's own PostgreSQL: started at the first connection, stopped with the office.
+"""An office's own database: what the office reaches as `db:5432` and Tenure by statements.
 
-The cluster lies in the office's volume and runs on the host as a user of its own, beside the sandbox. The office reaches
-it through the pump, Tenure through `execute` and `csv`; both as the role `agent`, which owns one database and can do
-nothing to the host.
+Both come in as the role `agent`, which owns one database and can do nothing to the host. The server behind is started
+by the first of them.
 """
 
 from __future__ import annotations
@@ -10,59 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
-import os
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from tenure.data import effects
+from tenure.data.office_server import OfficeServer
 from tenure.data.pump import Pump
 from tenure.data.statements import transaction_control
 from tenure.data.values import JsonValues
-from tenure.errors import CommandTimeout, Conflict, DatabaseError, DiskFull, InternalError, InvalidArgument, TenureError
+from tenure.errors import CommandTimeout, Conflict, DatabaseError, DiskFull, InvalidArgument
 from tenure.postgres.client import QUERY_CANCELED, Connection, ConnectionLost, Result
-from tenure.postgres.cluster import TINY, Cluster, ClusterState
-from tenure.postgres.confine import Confinement
-from tenure.postgres.files import log_since, log_size, own_tree, says_disk_full, trim_log
+from tenure.postgres.cluster import ClusterState
+from tenure.postgres.files import log_since, log_size, says_disk_full, trim_log
 from tenure.postgres.template import AGENT_DATABASE, AGENT_ROLE
-from tenure.postgres.tree import PostgresTree, ensure_tree, open_way
 from tenure.settings import Settings
 from tenure.work.hands import SqlResult
 
 STATEMENT_TIMEOUT_S = 600.0
 CANCEL_GRACE_S = 5.0
-CONNECT_TIMEOUT_S = 60.0
 ROWS_MAX = 10_000
 RESULT_BYTES_MAX = 4 * 1024 * 1024
 COPY_TIMEOUT_S = 3600.0
-RELIEF_EVERY_S = 2.0
-RELIEF_TIMEOUT_S = 60.0
-GRANT_TRIES = 5
-GRANT_PAUSE_S = 0.5
-RECOVERY_BYTES = 512 * 1024 * 1024
-"""More than a server's log and the pages that it touches while replaying it."""
 TRIM_LOG_EVERY = 100
 """Connections between looks at the log's size: each refused one may leave a line in it."""
 
-OFFICE_PARAMETERS = TINY | {
-    "max_connections": "32",
-    "superuser_reserved_connections": "3",
-    # An agent can make its server log as much as it likes at lower levels, and the log lies on the host.
-    "log_min_messages": "fatal",
-    "log_min_error_statement": "panic",
-    "client_connection_check_interval": "5s",
-    # After a crash the next connection starts it, through us: on a full disk it would crash again and again by itself.
-    "restart_after_crash": "off",
-}
-SESSION_PARAMETERS = {
-    "application_name": "tenure",
-    "standard_conforming_strings": "on",
-    "DateStyle": "ISO",
-    "IntervalStyle": "postgres",
-    "bytea_output": "hex",
-}
 OFFICE_ENVIRONMENT = {
     "PGHOST": "db",
     "PGPORT": "5432",
@@ -75,7 +46,7 @@ OFFICE_ENVIRONMENT = {
 
 
 class OfficeDatabase:
-    """The database of one agent. One per office and server process."""
+    """The database of one agent. One per office and server process. See `OfficeServer` for `grant_room`."""
 
     def __init__(
         self,
@@ -86,35 +57,16 @@ class OfficeDatabase:
         *,
         grant_room: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        """`grant_room(bytes)` lets the volume hold that much more than its limit, 0 no more than it. A server that ran
-        into the limit needs it to come up again: to replay its log it has to write."""
         self.agent = agent
-        self._grant_room = grant_room
-        self._relieved_at = -RELIEF_EVERY_S
-        self._settings = settings
-        self._volume = volume
-        self._uid = uid
-        self._starting: asyncio.Task[None] | None = None
-        self._lock = asyncio.Lock()
+        self._server = OfficeServer(settings, agent, volume, uid, grant_room)
         self._opened = 0
-        # Not from `ensure_tree`, which may copy: that happens at the start.
-        self._cluster = Cluster(
-            tree=PostgresTree(settings.postgres_tree),
-            data_dir=volume / "postgres",
-            socket_dir=settings.run_dir / "pg" / agent,
-            log_file=settings.logs_dir / f"{agent}-postgresql.log",
-            uid=uid,
-            gid=uid,
-            parameters=OFFICE_PARAMETERS,
-            confinement=Confinement(name=f"{uid}-{hashlib.sha256(str(volume).encode()).hexdigest()[:12]}"),
-        )
-        self._pump = Pump(self._cluster.socket, self.ensure_started, on_open=self._count)
+        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count)
 
     # --- life -----------------------------------------------------------------------------------------------------
     @property
     def log_file(self) -> Path:
         """PostgreSQL's log, on the host."""
-        return self._cluster.log_file
+        return self._server.cluster.log_file
 
     @property
     def connections(self) -> int:
@@ -122,7 +74,7 @@ class OfficeDatabase:
         return self._pump.connections
 
     async def state(self) -> ClusterState:
-        return ClusterState.RUNNING if await self._cluster.is_running() else ClusterState.STOPPED
+        return ClusterState.RUNNING if await self._server.cluster.is_running() else ClusterState.STOPPED
 
     async def serve(self, path: Path) -> None:
         """Listens at `path`, the doorway's `db.sock`; the server behind is started by the first connection."""
@@ -131,14 +83,11 @@ class OfficeDatabase:
     async def ensure_started(self) -> None:
         """Returns when PostgreSQL accepts connections. Callers at the same time share one start, which goes on when they
         are cancelled. Raises `DiskFull` when the office's disk has no room for it to start, `InternalError`."""
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.create_task(self._start())
-        await asyncio.shield(self._starting)
+        await self._server.ensure_started()
 
     async def stop(self) -> None:
         """Stops PostgreSQL, disconnecting everyone; the next connection starts it again. Idempotent."""
-        async with self._lock:
-            await self._cluster.stop()
+        await self._server.stop()
 
     async def close(self) -> None:
         """Stops listening and breaks the office's connections; PostgreSQL runs on (it may be adopted). Idempotent."""
@@ -147,7 +96,7 @@ class OfficeDatabase:
     def _count(self) -> None:
         self._opened += 1
         if self._opened % TRIM_LOG_EVERY == 0:
-            trim_log(self._cluster.log_file)
+            trim_log(self.log_file)
 
     # --- statements -------------------------------------------------------------------------------------------------
     async def execute(
@@ -203,14 +152,14 @@ class OfficeDatabase:
 
     async def _told(self, statement: str, key: str | None, rows_max: int, timeout_s: float) -> SqlResult:
         """As `_once`; a server that died of a full disk is reported as that."""
-        offset = log_size(self._cluster.log_file)
+        offset = log_size(self.log_file)
         try:
             return await self._once(statement, key, rows_max, timeout_s)
         except DiskFull:
-            await self._relieve()
+            await self._server.relieve()
             raise
         except ConnectionLost as error:
-            if says_disk_full(log_since(self._cluster.log_file, offset)):
+            if says_disk_full(log_since(self.log_file, offset)):
                 raise DiskFull("The office's disk is full: its database stopped, and the statement with it.") from error
             raise
 
@@ -234,7 +183,7 @@ class OfficeDatabase:
     @contextlib.asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncGenerator[Connection]:
         """A connection as the agent, whose statements the server ends after `timeout_s`."""
-        connection = await self._connect(timeout_s)
+        connection = await self._server.connect(timeout_s)
         try:
             yield connection
         except (CommandTimeout, asyncio.CancelledError):
@@ -246,90 +195,6 @@ class OfficeDatabase:
             raise
         finally:
             connection.close()
-
-    async def _connect(self, timeout_s: float) -> Connection:
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while True:
-            try:
-                return await self._open(timeout_s)
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise InternalError("The office's database does not stay up.") from None
-                await self.ensure_started()
-            except ConnectionLost:  # it starts, recovers or stops
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.05)
-
-    async def _open(self, timeout_s: float) -> Connection:
-        parameters = SESSION_PARAMETERS | {"statement_timeout": str(max(1, int(timeout_s * 1000)))}
-        return await Connection.open(
-            self._pump.backend, user=AGENT_ROLE, database=AGENT_DATABASE, parameters=parameters
-        )
-
-    # --- start --------------------------------------------------------------------------------------------------------
-    async def _start(self) -> None:
-        async with self._lock:
-            await asyncio.to_thread(self._prepare)
-            try:
-                await self._cluster.start()
-            except DiskFull:
-                if self._grant_room is None:
-                    raise
-                await self._recover()
-
-    async def _recover(self) -> None:
-        """Starts a server whose volume is full, for as long as it takes to replay its log and give back what the log took;
-        then its office can delete things. Raises `DiskFull` when that is not enough."""
-        async with self._granted_room():
-            await self._cluster.start()
-            await self._cluster.stop()  # writes a checkpoint, after which the log is cut
-        await self._cluster.start()
-
-    @contextlib.asynccontextmanager
-    async def _granted_room(self) -> AsyncGenerator[None]:
-        """More room for the volume meanwhile. Tries hard to take it back: the limit is what guards the neighbours."""
-        assert self._grant_room is not None
-        await self._grant_room(RECOVERY_BYTES)
-        try:
-            yield
-        finally:
-            for left in reversed(range(GRANT_TRIES)):
-                try:
-                    await self._grant_room(0)
-                    break
-                except TenureError:
-                    if not left:
-                        raise
-                    await asyncio.sleep(GRANT_PAUSE_S)
-
-    async def _relieve(self) -> None:
-        """For a full disk under a running server: lets it write what it holds and cut its log, so that the next statement
-        can delete something. At most every `RELIEF_EVERY_S`. Does not raise."""
-        if self._grant_room is None or time.monotonic() < self._relieved_at + RELIEF_EVERY_S:
-            return
-        self._relieved_at = time.monotonic()
-        with contextlib.suppress(TenureError, OSError, TimeoutError):
-            async with self._lock, self._granted_room():
-                connection = await self._open(RELIEF_TIMEOUT_S)  # not `_connect`: starting takes the lock we hold
-                try:
-                    async with asyncio.timeout(RELIEF_TIMEOUT_S):
-                        await connection.query("CHECKPOINT")
-                finally:
-                    connection.close()
-
-    def _prepare(self) -> None:
-        """Owners and modes for the office's own database user; they differ in a volume just cloned."""
-        ensure_tree(self._settings)
-        sockets = self._cluster.socket_dir.parent
-        sockets.mkdir(parents=True, exist_ok=True)
-        open_way(self._settings, sockets)
-        if os.geteuid() == 0:
-            # Only this user passes: in the office's root lie set-uid files that an agent made.
-            os.chown(self._volume, 0, self._uid)
-            self._volume.chmod(0o710)
-        open_way(self._settings, self._volume.parent)
-        own_tree(self._cluster.data_dir, self._uid, self._uid)
 
 
 def _shape(result: Result) -> SqlResult:

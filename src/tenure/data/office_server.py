@@ -1,0 +1,178 @@
+"""The PostgreSQL server of one office: started on demand, stopped with the office, kept going when the disk is full.
+
+Its cluster lies in the office's volume and runs on the host as a user of its own, beside the sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+from tenure.errors import DiskFull, InternalError, TenureError
+from tenure.postgres.client import Connection, ConnectionLost
+from tenure.postgres.cluster import TINY, Cluster
+from tenure.postgres.confine import Confinement
+from tenure.postgres.files import own_tree
+from tenure.postgres.template import AGENT_DATABASE, AGENT_ROLE
+from tenure.postgres.tree import PostgresTree, ensure_tree, open_way
+from tenure.settings import Settings
+
+CONNECT_TIMEOUT_S = 60.0
+RECOVERY_BYTES = 512 * 1024 * 1024
+"""More than a server's log and the pages that it touches while replaying it."""
+RELIEF_EVERY_S = 2.0
+RELIEF_TIMEOUT_S = 60.0
+GRANT_TRIES = 5
+GRANT_PAUSE_S = 0.5
+
+OFFICE_PARAMETERS = TINY | {
+    "max_connections": "32",
+    "superuser_reserved_connections": "3",
+    # An agent can make its server log as much as it likes at lower levels, and the log lies on the host.
+    "log_min_messages": "fatal",
+    "log_min_error_statement": "panic",
+    "client_connection_check_interval": "5s",
+    # After a crash the next connection starts it, through us: on a full disk it would crash again and again by itself.
+    "restart_after_crash": "off",
+}
+SESSION_PARAMETERS = {
+    "application_name": "tenure",
+    "standard_conforming_strings": "on",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+}
+
+
+class OfficeServer:
+    """`grant_room(bytes)` lets the volume hold that much more than its limit, 0 no more than it. A server that ran into the
+    limit needs it to come up again: to replay its log it has to write."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        agent: str,
+        volume: Path,
+        uid: int,
+        grant_room: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._volume = volume
+        self._uid = uid
+        self._grant_room = grant_room
+        self._relieved_at = -RELIEF_EVERY_S
+        self._starting: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        # Not from `ensure_tree`, which may copy: that happens at the start.
+        self.cluster = Cluster(
+            tree=PostgresTree(settings.postgres_tree),
+            data_dir=volume / "postgres",
+            socket_dir=settings.run_dir / "pg" / agent,
+            log_file=settings.logs_dir / f"{agent}-postgresql.log",
+            uid=uid,
+            gid=uid,
+            parameters=OFFICE_PARAMETERS,
+            confinement=Confinement(name=f"{uid}-{hashlib.sha256(str(volume).encode()).hexdigest()[:12]}"),
+        )
+
+    async def ensure_started(self) -> None:
+        """Returns when PostgreSQL accepts connections. Callers at the same time share one start, which goes on when they
+        are cancelled. Raises `DiskFull` when the office's disk has no room for it to start, `InternalError`."""
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def stop(self) -> None:
+        """Stops PostgreSQL, disconnecting everyone. Idempotent."""
+        async with self._lock:
+            await self.cluster.stop()
+
+    async def connect(self, timeout_s: float) -> Connection:
+        """A connection as the agent, whose statements the server ends after `timeout_s`; starts the server when it is down,
+        waits while it recovers. Raises `DiskFull`, `DatabaseError`, `InternalError`."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while True:
+            try:
+                return await self._open(timeout_s)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise InternalError("The office's database does not stay up.") from None
+                await self.ensure_started()
+            except ConnectionLost:  # it starts, recovers or stops
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def _open(self, timeout_s: float) -> Connection:
+        parameters = SESSION_PARAMETERS | {"statement_timeout": str(max(1, int(timeout_s * 1000)))}
+        return await Connection.open(
+            self.cluster.socket, user=AGENT_ROLE, database=AGENT_DATABASE, parameters=parameters
+        )
+
+    async def _start(self) -> None:
+        async with self._lock:
+            await asyncio.to_thread(self._prepare)
+            try:
+                await self.cluster.start()
+            except DiskFull:
+                if self._grant_room is None:
+                    raise
+                await self._recover()
+
+    async def _recover(self) -> None:
+        """Starts a server whose volume is full, for as long as it takes to replay its log and give back what the log took;
+        then its office can delete things. Raises `DiskFull` when that is not enough."""
+        async with self._granted_room():
+            await self.cluster.start()
+            await self.cluster.stop()  # writes a checkpoint, after which the log is cut
+        await self.cluster.start()
+
+    @contextlib.asynccontextmanager
+    async def _granted_room(self) -> AsyncGenerator[None]:
+        """More room for the volume meanwhile. Tries hard to take it back: the limit is what guards the neighbours."""
+        assert self._grant_room is not None
+        await self._grant_room(RECOVERY_BYTES)
+        try:
+            yield
+        finally:
+            for left in reversed(range(GRANT_TRIES)):
+                try:
+                    await self._grant_room(0)
+                    break
+                except TenureError:
+                    if not left:
+                        raise
+                    await asyncio.sleep(GRANT_PAUSE_S)
+
+    async def relieve(self) -> None:
+        """For a full disk under a running server: lets it write what it holds and cut its log, so that the next statement
+        can delete something. At most every `RELIEF_EVERY_S`. Does not raise."""
+        if self._grant_room is None or time.monotonic() < self._relieved_at + RELIEF_EVERY_S:
+            return
+        self._relieved_at = time.monotonic()
+        with contextlib.suppress(TenureError, OSError, TimeoutError):
+            async with self._lock, self._granted_room():
+                connection = await self._open(RELIEF_TIMEOUT_S)  # not `connect`: starting takes the lock we hold
+                try:
+                    async with asyncio.timeout(RELIEF_TIMEOUT_S):
+                        await connection.query("CHECKPOINT")
+                finally:
+                    connection.close()
+
+    def _prepare(self) -> None:
+        """Owners and modes for the office's own database user; they differ in a volume just cloned."""
+        ensure_tree(self._settings)
+        sockets = self.cluster.socket_dir.parent
+        sockets.mkdir(parents=True, exist_ok=True)
+        open_way(self._settings, sockets)
+        if os.geteuid() == 0:
+            # Only this user passes: in the office's root lie set-uid files that an agent made.
+            os.chown(self._volume, 0, self._uid)
+            self._volume.chmod(0o710)
+        open_way(self._settings, self._volume.parent)
+        own_tree(self.cluster.data_dir, self._uid, self._uid)
