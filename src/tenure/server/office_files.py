@@ -10,12 +10,14 @@ import asyncio
 import posixpath
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from tenure.errors import DiskFull, InvalidArgument, NotFound, SandboxError, TenureError
+from tenure.errors import DiskFull, DoorClosed, InvalidArgument, NotFound, SandboxError, TenureError
 from tenure.server.services import STDERR, STDOUT, Offices, Session
 
 STDERR_BYTES_MAX = 4096
 HELD_BYTES = 256 * 1024
 """An answer is begun when so much of it is there, or all: the errors of small ones are whole errors."""
+STALL_TIMEOUT_S = 300.0
+"""An office that sends nothing of a file for so long is given up."""
 EXIT_MISSING, EXIT_WRONG_KIND = 66, 67
 EXIT_CHANGED = 1
 """tar's: a file changed while it was read, which a living machine's files do."""
@@ -132,7 +134,7 @@ async def _with_rest(held: list[bytes], chunks: AsyncGenerator[bytes]) -> AsyncG
 async def _chunks(session: Session, path: str, fine_codes: tuple[int, ...]) -> AsyncGenerator[bytes]:
     try:
         complaint = b""
-        async for channel, data in session:
+        async for channel, data in _moving(session):
             if channel == STDOUT:
                 yield data
             elif len(complaint) < STDERR_BYTES_MAX:
@@ -142,6 +144,19 @@ async def _chunks(session: Session, path: str, fine_codes: tuple[int, ...]) -> A
             raise _failure(code, complaint, path)
     finally:
         await asyncio.shield(session.close())
+
+
+async def _moving(session: Session) -> AsyncGenerator[tuple[int, bytes]]:
+    pieces = aiter(session)
+    while True:
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT_S):
+                piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise DoorClosed(f"The office sent nothing for {STALL_TIMEOUT_S:g} s.") from error
+        yield piece
 
 
 def _failure(code: int, complaint: bytes, path: str) -> TenureError:
@@ -157,7 +172,8 @@ def _failure(code: int, complaint: bytes, path: str) -> TenureError:
         return DiskFull("The office's disk is full.", details={"output": said})
     if "Permission denied" in said or "Cannot open" in said or "Cannot mkdir" in said:
         return InvalidArgument(
-            f"The office's user may not do this with {path!r}: {first}", hint="Use another directory, or user=root."
+            f"The office's user may not do this with {path!r}: {first}",
+            hint='Use another path, or act as root: `--user root`, in Python user="root".',
         )
     if "does not look like a tar archive" in said or "Unexpected EOF" in said or "invalid tar" in said:
         return InvalidArgument(f"The body is not a tar archive: {first}")

@@ -19,7 +19,15 @@ from pathlib import Path
 from tenure.errors import DoorClosed, DoorError, SetupError
 from tenure.offices.door import frames
 from tenure.offices.door.frames import DoorRequest
-from tenure.offices.door.session import STDOUT_CHANNEL, Session, Stream, error_of, read_frame
+from tenure.offices.door.session import (
+    EXIT_CODE_MAX,
+    STDOUT_CHANNEL,
+    DialledReader,
+    Session,
+    Stream,
+    error_of,
+    read_frame,
+)
 from tenure.work.hands import CommandState, CommandStatus
 
 IDLE_CONNECTIONS_MAX = 16
@@ -27,6 +35,9 @@ IDLE_CONNECTIONS_MAX = 16
 ACQUIRE_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
 JOB_WAIT_S_MAX = 30.0
+END_GRACE_S = 20.0
+"""How long after a command's time limit, which `officed` keeps, an office is believed to be at it still."""
+NUMBER_MAX = 2**53
 OUTPUT_BYTES_MAX = 1024 * 1024
 """Per stream of `run`, which collects; `attach` streams without a limit."""
 STREAM_BUFFER_BYTES = 256 * 1024
@@ -67,7 +78,12 @@ class Door:
             )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._on_dial, self._path, limit=STREAM_BUFFER_BYTES)
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(DialledReader(STREAM_BUFFER_BYTES, loop), self._on_dial, loop)
+
+        self._server = await loop.create_unix_server(protocol, self._path)
         os.chmod(self._path, 0o600)
 
     async def close(self) -> None:
@@ -92,13 +108,14 @@ class Door:
             return
         async with self._arrived:
             self._idle.append((reader, writer))
-            self._arrived.notify()
+            self._arrived.notify_all()  # not one: it may be one that only wants to know
 
     def _drop_dead(self) -> None:
         for _ in range(len(self._idle)):
             reader, writer = self._idle.popleft()
-            if reader.at_eof() or writer.is_closing():
-                writer.close()
+            spoke = isinstance(reader, DialledReader) and reader.spoke_unasked
+            if reader.at_eof() or spoke or writer.is_closing():
+                writer.close()  # one that spoke unasked is not officed
             else:
                 self._idle.append((reader, writer))
 
@@ -137,6 +154,8 @@ class Door:
         data = request.encode()
         reader, writer = await self._take(ACQUIRE_TIMEOUT_S)
         self._in_use.add(writer)
+        if isinstance(reader, DialledReader):
+            reader.asked = True
         writer.write(data)
         return reader, writer
 
@@ -189,17 +208,21 @@ class Door:
         timeout_s: float | None = None,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
     ) -> RunResult:
-        """Runs a command to its end and collects its output, dropping what exceeds `output_bytes_max` per stream."""
+        """Runs a command to its end and collects its output, dropping what exceeds `output_bytes_max` per stream. Raises as
+        `attach`, and `DoorClosed` when the office keeps silent long after `timeout_s`."""
         began = time.monotonic()
         session = await self.attach(argv, env=env, user=user, cwd=cwd, timeout_s=timeout_s)
         feeding = asyncio.create_task(_feed(session, stdin))
         kept = {STDOUT_CHANNEL: bytearray(), 2: bytearray()}
         seen = {STDOUT_CHANNEL: 0, 2: 0}
         try:
-            async for channel, data in session:
-                room = output_bytes_max - len(kept[channel])
-                kept[channel] += data[: max(room, 0)]
-                seen[channel] += len(data)
+            async with asyncio.timeout(None if timeout_s is None else timeout_s + END_GRACE_S):
+                async for channel, data in session:
+                    room = output_bytes_max - len(kept[channel])
+                    kept[channel] += data[: max(room, 0)]
+                    seen[channel] += len(data)
+        except TimeoutError as error:
+            raise DoorClosed(f"The office of {self.agent} did not say how the command ended.") from error
         finally:
             feeding.cancel()
             await session.close()
@@ -297,11 +320,20 @@ def parse_job_status(payload: bytes) -> CommandStatus:
         exited = known is CommandState.EXITED
         return CommandStatus(
             state=known,
-            exit_code=int(code) if exited else None,
+            exit_code=_number(code, EXIT_CODE_MAX) if exited else None,
             timed_out=timed_out == "1",
             output=tail.decode("utf-8", "replace"),
-            output_bytes=int(output_bytes) if exited else len(tail),
-            duration_s=None if known in (CommandState.ABSENT, CommandState.LOST) else int(duration_ms) / 1000,
+            output_bytes=_number(output_bytes, NUMBER_MAX) if exited else len(tail),
+            duration_s=None
+            if known in (CommandState.ABSENT, CommandState.LOST)
+            else _number(duration_ms, NUMBER_MAX) / 1000,
         )
     except ValueError as error:
         raise DoorError("The office's door sent a malformed job status.") from error
+
+
+def _number(text: str, greatest: int) -> int:
+    number = int(text)
+    if not 0 <= number <= greatest:
+        raise ValueError(f"{number} is out of bounds")
+    return number

@@ -18,6 +18,9 @@ from tenure.offices.door import frames
 
 STDOUT_CHANNEL = 1
 STDERR_CHANNEL = 2
+EXIT_CODE_MAX = 255
+FRAMES_IN_A_ROW_MAX = 64
+"""Then others have their turn: half a megabyte of the smallest frames is waiting in one buffer."""
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -28,6 +31,21 @@ class Exit:
 
     code: int
     timed_out: bool = False
+
+
+class DialledReader(asyncio.StreamReader):
+    """Knows whether the office spoke before it was asked, and keeps what arrived before a reset: an office that has said
+    everything may close while something of ours is still on its way, which the kernel makes a reset of."""
+
+    asked = False
+    spoke_unasked = False
+
+    def feed_data(self, data: bytes) -> None:
+        self.spoke_unasked |= not self.asked
+        super().feed_data(data)
+
+    def set_exception(self, exc: BaseException) -> None:
+        self.feed_eof()
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -86,8 +104,12 @@ class Session:
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         if self._early:
             yield STDERR_CHANNEL, self._early
+        frames_read = 0
         while self.exit is None:
             kind, payload = await read_frame(self._reader)
+            frames_read += 1
+            if frames_read % FRAMES_IN_A_ROW_MAX == 0:
+                await asyncio.sleep(0)
             if kind == frames.STDOUT:
                 yield STDOUT_CHANNEL, payload
             elif kind == frames.STDERR:
@@ -96,6 +118,8 @@ class Session:
                 self.exit = _parse_exit(payload)
             elif kind == frames.ERROR:
                 raise error_of(payload)
+            else:
+                raise DoorError("The office's door spoke out of turn.")
 
     async def _send(self, kind: bytes, payload: bytes = b"") -> None:
         if self.exit is not None:
@@ -138,6 +162,8 @@ class Session:
 def _parse_exit(payload: bytes) -> Exit:
     try:
         code, timed_out = payload.split()
+        if not 0 <= int(code) <= EXIT_CODE_MAX:
+            raise ValueError("no exit code")
         return Exit(int(code), timed_out == b"1")
     except ValueError as error:
         raise DoorError("The office's door sent a malformed exit.") from error
