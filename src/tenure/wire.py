@@ -2,8 +2,9 @@
 
 Server, SDK and CLI share these, so that a field has one spelling. Requests refuse unknown fields (a typing mistake must
 not pass in silence); answers ignore them (a newer server may say more than an older client knows). Times are aware
-`datetime`s in UTC. Sizes end in `_bytes`, durations in `_s`. Errors are `tenure.errors.TenureError.to_payload`. Validators are built at first use (`defer_build`): a
-command line tool needs two or three of these models, and pays for no more.
+`datetime`s in UTC. Sizes end in `_bytes`, durations in `_s`. Errors are `tenure.errors.TenureError.to_payload`.
+Validators are built at first use (`defer_build`): a command line tool needs two or three of these models, and pays for
+no more.
 """
 
 from __future__ import annotations
@@ -228,6 +229,12 @@ class SqlRequest(Request):
     statement: str = Field(min_length=1, max_length=STATEMENT_CHARS_MAX)
     key: str | None = Field(default=None, max_length=200)
     rows_max: int = Field(default=1000, ge=0, le=ROWS_MAX)
+
+
+class CsvRequest(Request):
+    """`POST …/sql/csv`: one query, of whose rows there is no limit."""
+
+    statement: str = Field(min_length=1, max_length=STATEMENT_CHARS_MAX)
 
 
 class SqlResult(Answer):
