@@ -62,6 +62,13 @@ class Inbox:
             left = await leave(connection, agent=agent or "", key=key, subject=subject, body=body, run_id=run_id)
             return wire.Message.model_validate(left)
 
+    async def count_unread(self, agent: str) -> int:
+        """How many messages of `agent` nobody has read."""
+        found = await self._database.fetch_one(
+            "select count(*) as unread from inbox where agent = %s and read_at is null", (agent,)
+        )
+        return int(found["unread"]) if found else 0
+
     async def get(self, message_id: str) -> wire.Message:
         """Raises `NotFound`."""
         found = await self._database.fetch_one(f"select {_COLUMNS} from inbox where id::text = %s", (message_id,))

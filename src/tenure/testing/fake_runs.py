@@ -110,6 +110,9 @@ class FakeInbox:
             self._by_key[agent, key] = message.id
         return message
 
+    async def count_unread(self, agent: str) -> int:
+        return len(await self.list(unread=True, agent=agent, limit=len(self._messages)))
+
     async def get(self, message_id: str) -> wire.Message:
         if message_id not in self._messages:
             raise NotFound(f"There is no message {message_id[:60]!r}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 from tenure.errors import (
     DiskFull,
@@ -40,7 +41,7 @@ class DialledReader(asyncio.StreamReader):
     asked = False
     spoke_unasked = False
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         self.spoke_unasked |= not self.asked
         super().feed_data(data)
 
