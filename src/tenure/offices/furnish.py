@@ -6,10 +6,12 @@ The root belongs to the agent, who may have replaced any file by a symbolic link
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncssh
 
+from tenure.errors import VolumeError
 from tenure.offices.models import OfficeRecord
 from tenure.offices.rootfs import read_file, write_file
 from tenure.secrets.egress.clients import configure_office
@@ -31,19 +33,33 @@ exec /.tenure/bin/officed sudo "$@"
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
 
-def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str]) -> None:
-    """Writes what may have changed since the last boot. Fast: it is on the way of every wake."""
-    in_common(settings, volume)
+def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str]) -> list[str]:
+    """Writes what may have changed since the last boot. Fast: it is on the way of every wake. Returns what could not be
+    written: an office whose root is full or ruined boots all the same, for how else could it be mended."""
     root = volume / "rootfs"
-    write_file(root, "etc/hostname", f"{record.name}\n".encode())
-    write_file(root, "etc/hosts", HOSTS.format(name=record.name).encode())
-    if read_file(root, HOST_KEY, bytes_max=1) is None:
-        key = asyncssh.generate_private_key("ssh-ed25519", record.name)  # pyright: ignore[reportUnknownMemberType]
-        write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
-        write_file(root, HOST_KEY + ".pub", key.export_public_key())
     # One line for all: sshd takes the first SetEnv line and ignores every other.
     setenv = "SetEnv " + " ".join(f'"{name}={value}"' for name, value in sorted(environment.items()))
-    write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", f"{setenv}\n".encode())
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: in_common(settings, volume),
+        lambda: write_file(root, "etc/hostname", f"{record.name}\n".encode()),
+        lambda: write_file(root, "etc/hosts", HOSTS.format(name=record.name).encode()),
+        lambda: _ensure_host_key(root, record.name),
+        lambda: write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", f"{setenv}\n".encode()),
+    )
+    complaints: list[str] = []
+    for step in steps:
+        try:
+            step()
+        except VolumeError as error:
+            complaints.append(error.message)
+    return complaints
+
+
+def _ensure_host_key(root: Path, name: str) -> None:
+    if read_file(root, HOST_KEY, bytes_max=1) is None:
+        key = asyncssh.generate_private_key("ssh-ed25519", name)  # pyright: ignore[reportUnknownMemberType]
+        write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
+        write_file(root, HOST_KEY + ".pub", key.export_public_key())
 
 
 def in_common(settings: Settings, volume: Path) -> None:

@@ -26,6 +26,7 @@ from tenure.settings import Settings
 BOOT_TIMEOUT_S = 30.0
 ADOPT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
+USAGE_AGE_S = 0.5
 
 FORWARDS = (
     ("127.0.0.2:5432", "db"),
@@ -70,7 +71,7 @@ class Office:
         self.volume = settings.volumes_dir / record.name
         self.doorway = settings.doorway(record.name)
         self.door = Door(record.name, self.doorway)
-        self.database = OfficeDatabase(settings, record.name, self.volume, record.uid)
+        self.database = OfficeDatabase(settings, record.name, self.volume, record.uid, grant_room=self._grant_room)
         self.objects = ObjectStore(self.volume / "objects")
         self.log = office_log(settings, record.name)
         self._parts = parts
@@ -78,6 +79,8 @@ class Office:
         self._listening: list[Listener] | None = None
         self._waking = False
         self._broken = False
+        self._measuring = asyncio.Lock()
+        self._measured = ("", Usage(), 0.0)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -97,6 +100,16 @@ class Office:
         return view.with_usage(await self._usage(view.state)) if with_usage else view
 
     async def _usage(self, state: str) -> Usage:
+        """At most one measurement per `USAGE_AGE_S`, which starts a program: an office may ask for its own as often as it
+        likes."""
+        async with self._measuring:
+            of_state, usage, at = self._measured
+            if of_state != state or time.monotonic() > at + USAGE_AGE_S:
+                usage = await self._measure(state)
+                self._measured = (state, usage, time.monotonic())
+            return usage
+
+    async def _measure(self, state: str) -> Usage:
         disk = memory = processes = None
         try:
             disk = (await self._parts.volumes.usage(self.volume)).used_bytes
@@ -145,7 +158,10 @@ class Office:
                     f"The volume of {self.record.name} is missing from {self.volume.parent}.",
                     hint="Is the pool mounted? `tenure doctor` says. Tenure will not replace a volume by an empty one.",
                 )
-            furnish.before_boot(self._parts.settings, self.record, self.volume, self.environment)
+            for complaint in await asyncio.to_thread(
+                furnish.before_boot, self._parts.settings, self.record, self.volume, self.environment
+            ):
+                self.log.write("office", f"boots all the same: {complaint}")
             await self.listen()
             await self._parts.sandboxes.start(self.spec())
             await self.door.wait_open(BOOT_TIMEOUT_S)
@@ -261,6 +277,10 @@ class Office:
         # Its files belong to user ids that people on the host may have: they must not get there.
         self.volume.chmod(0o700)
         (self.volume / "office.json").write_text(json.dumps({"agent": self.record.name, "image": self.record.image}))
+
+    async def _grant_room(self, extra_bytes: int) -> None:
+        """Lets a database that filled its disk recover: it needs room to start, and gives it back."""
+        await self._parts.volumes.set_limit(self.volume, self.record.limits.disk_bytes + extra_bytes)
 
     async def limit_disk(self) -> None:
         """Has the volume's driver hold the office's disk limit, from now on."""

@@ -213,7 +213,9 @@ def _keep_tmp_on_disk(root: Path) -> None:
     with contextlib.suppress(OSError):
         tmp = os.open(root / "tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            if not os.listdir(tmp):
+            with os.scandir(tmp) as entries:
+                empty = next(entries, None) is None
+            if empty:
                 os.mkdir(".keep", 0o700, dir_fd=tmp)
         finally:
             os.close(tmp)
