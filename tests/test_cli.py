@@ -27,7 +27,7 @@ from tenure import errors, wire
 from tenure.cli import reference
 from tenure.cli.exit_codes import MEANINGS
 from tenure.cli.output import printable
-from tenure.cli.timeline import bars, changes, render
+from tenure.cli.timeline import bars, lines_of, render
 
 pytest_plugins = ("fixtures.server", "fixtures.cli_process")
 
@@ -410,7 +410,7 @@ async def test_a_followed_run_ends_with_the_code_of_its_state(
     api.runs.finish(runs[0].id, wire.RunState(state))
     out, err = await process.communicate()
     assert (process.returncode, err) == (code, b"")
-    assert state in out.decode().splitlines()[-1]
+    assert f"{runs[0].id}  {state}" in out.decode()
     assert (await cli("runs", "follow", runs[0].id)).code == code
 
 
@@ -466,10 +466,39 @@ def test_the_timeline_tells_attempts_rungs_and_durations() -> None:
     text = "\n".join(render(_run(step, state="parked", question="Go on?"), width=100, now=NOW))
     for part in ("score[2014]", "3 attempts", "rungs 0→4", "65 s", "parked", "Go on?", "tenure runs resume run_1"):
         assert part in text
-    assert changes(_run(wire.RunStep(id="score[2014]", state=wire.StepState.RUNNING, attempts=1)), _run(step), NOW) == [
-        "  score[2014]: rung 0 (retry)",
+
+
+def _event(kind: str, seconds: int, **data: object) -> wire.RunEvent:
+    return wire.RunEvent(seq=1, kind=kind, at=NOW + timedelta(seconds=seconds), step="score[2014]", data=data)
+
+
+def test_a_followed_run_says_why_a_step_failed_and_what_is_done_about_it() -> None:
+    failure = {
+        "kind": "command",
+        "message": "The command exited with 3.",
+        "evidence": "".join(f"{i}\n" for i in range(99)),
+    }
+    events = [
+        _event("step_started", 0, attempt=1),
+        _event("step_failed", 5, attempt=1, failure=failure),
+        _event("rung_entered", 6, rung=4),
+        _event("step_started", 7, attempt=2),
+        _event("step_succeeded", 72, attempt=2, result={}),
+    ]
+    began = {"score[2014]": NOW + timedelta(seconds=7)}
+    lines = [
+        line
+        for event in events
+        for line in lines_of(event, {"score[2014]": NOW} if event.at < began["score[2014]"] else began)
+    ]
+    assert lines == [
+        "  score[2014]: running",
+        "  score[2014]: failed after 5.0 s: The command exited with 3.",
+        "    | …",
+        *[f"    | {i}" for i in range(91, 99)],
         "  score[2014]: rung 4 (reconnect)",
-        "  score[2014]: succeeded after 65 s, attempt 3",
+        "  score[2014]: running, attempt 2",
+        "  score[2014]: succeeded after 65 s, attempt 2",
     ]
 
 

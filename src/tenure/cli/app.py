@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tenure.cli.command import Home, Json, Outer
-from tenure.cli.commands import agents, data, execute, files, inbox, lifecycle, runs, secure_shell, server
+from tenure.cli.commands import agents, execute, files, inbox, lifecycle, objects, runs, secure_shell, server, sql
+
+ORDER = (
+    *("up", "down", "status", "setup", "doctor", "logs", "demo"),
+    *("agent", "sleep", "wake"),
+    *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy"),
+    *("run", "runs", "inbox"),
+)
+"""Of the help. By itself Typer puts all groups after all commands."""
+
+
+class InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
+
 
 app = typer.Typer(
     name="tenure",
+    cls=InOrder,
     help="Agents with an office each, and work that survives failure.",
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -41,5 +57,5 @@ def main(
         print(ctx.get_help())
 
 
-for noun in (server, agents, lifecycle, execute, files, data, runs, inbox, secure_shell):
+for noun in (server, agents, lifecycle, execute, files, sql, objects, runs, inbox, secure_shell):
     noun.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import typer
 
 from tenure.cli.exit_codes import BROKEN_PIPE, INTERRUPTED
-from tenure.errors import InternalError, SetupError, TenureError, UsageError
+from tenure.errors import DiskFull, Forbidden, InternalError, SetupError, TenureError, UsageError
 from tenure.settings import Settings
 
 SEPARATOR_HINT = "Put `--` between the agent and its command: tenure exec analyst -- ls -l"
@@ -68,10 +69,24 @@ def as_tenure_error(error: BaseException, words: list[str]) -> TenureError:
             f"A part of Tenure's installation is missing: {error.name}.",
             hint="Install it again: pip install --force-reinstall tenure",
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        return _file_error(error)
     return InternalError(
         f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
         hint="This is a bug in Tenure. TENURE_DEBUG=1 shows where it happened.",
     )
+
+
+def _file_error(error: OSError) -> TenureError:
+    """Trouble with a file of this machine, which no command expected."""
+    name, why = os.fsdecode(error.filename), error.strerror or type(error).__name__
+    if isinstance(error, PermissionError):
+        return Forbidden(
+            f"This user may not use {name}: {why}.", hint="Choose another place, or run it as another user (`sudo`)."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"This machine's disk is full: {name} could not be written.", hint="Make room and try again.")
+    return TenureError(f"{name}: {why}.", hint="TENURE_DEBUG=1 shows where it happened.")
 
 
 def _usage_error(error: Any, words: list[str]) -> TenureError:
@@ -80,6 +95,9 @@ def _usage_error(error: Any, words: list[str]) -> TenureError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "tenure"
     hint = f"`{path} --help` shows how it is used."
+    below: dict[str, Any] = getattr(getattr(context, "command", None), "commands", {})
+    if below and path != "tenure":
+        hint = f"One of: {', '.join(below)}. `{path} --help` says more."
     if path.endswith(" exec") and "--" not in words:
         hint = SEPARATOR_HINT
     return UsageError(message or "This command line is not complete.", hint=hint)

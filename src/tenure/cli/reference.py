@@ -43,8 +43,8 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 
 def _below(line: str, group: Any) -> Iterator[tuple[str, Any]]:
-    subcommands: dict[str, Any] = getattr(group, "commands", {})
-    for name, found in subcommands.items():
+    for name in group.list_commands(None) if hasattr(group, "commands") else ():
+        found = group.commands[name]
         yield f"{line} {name}", found
         yield from _below(f"{line} {name}", found)
 
@@ -80,7 +80,9 @@ def _is_own(parameter: Any) -> bool:
 
 
 def _argument(parameter: Any) -> str:
-    name = (parameter.metavar or parameter.name.upper()).strip("[]")
+    name: str = parameter.metavar or parameter.name.upper()
+    if name.startswith("["):
+        name = name[1:-1]
     if parameter.nargs == -1:
         name = f"-- {name}…"
     return name if parameter.required else f"[{name}]"

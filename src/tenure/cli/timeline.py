@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tenure.cli.output import human_duration, printable, sgr
-from tenure.wire import Run, RunState, RunStep, StepState
+from tenure.wire import Run, RunEvent, RunState, RunStep, StepState
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 BAR_CHARS_MIN, BAR_CHARS_MAX = 10, 60
 ID_CHARS_MAX = 32
+ERROR_CHARS_MAX = 200
+LINES_SHOWN = 8
+"""Of what a failed step printed; `runs show --step` has all that the journal keeps."""
 
 Paint = Callable[[str, str], str]
 """(text, style) -> text, see `tenure.cli.output.paint`."""
@@ -46,7 +49,7 @@ RUNGS = {
     7: "rebuild",
     8: "ask a person",
 }
-ASCII = str.maketrans({"·": ".", "▶": ">", "✓": "+", "✗": "x", "█": "#", "▒": "=", "→": ">", "…": "~"})
+ASCII = str.maketrans({"·": ".", "▶": ">", "✓": "+", "✗": "x", "█": "#", "▒": "=", "→": ">", "…": "~", "│": "|"})
 
 
 def plain(text: str, _: str) -> str:
@@ -99,8 +102,17 @@ def trouble(step: RunStep) -> str:
     return ", ".join(parts)
 
 
-def render(run: Run, *, width: int, now: datetime, paint: Paint = plain, ascii_only: bool = False) -> list[str]:
-    """The whole run: its heading, its steps, what it asks or why it failed."""
+def render(
+    run: Run,
+    *,
+    width: int,
+    now: datetime,
+    paint: Paint = plain,
+    ascii_only: bool = False,
+    said: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
+    """The whole run: its heading, its steps, what it asks or why it failed. `said` are the last lines that failed steps
+    printed."""
     ids = min(max([len(step.id) for step in run.steps], default=0), ID_CHARS_MAX)
     troubles = max([len(trouble(step)) for step in run.steps], default=0)
     bar_width = min(max(width - ids - troubles - 18, BAR_CHARS_MIN), BAR_CHARS_MAX)
@@ -109,7 +121,8 @@ def render(run: Run, *, width: int, now: datetime, paint: Paint = plain, ascii_o
         lines.append(_step_line(step, bar, ids, bar_width, now, paint))
         if step.error and step.state in (StepState.FAILED, StepState.UNVERIFIED):
             lines.append(paint(f"    {_first_line(step.error, width - 4)}", "red"))
-    lines += _ending(run, paint)
+            lines += [f"    {paint('│', 'red')} {line}" for line in (said or {}).get(step.id, ())]
+    lines += ending(run, paint)
     return [line.translate(ASCII) for line in lines] if ascii_only else lines
 
 
@@ -145,13 +158,14 @@ def heading(run: Run, now: datetime, paint: Paint = plain) -> str:
     return f"{paint(run.id, 'bold')}  {paint(run.state, RUN_STYLES[run.state])}  {run.agent}{duration}"
 
 
-def _ending(run: Run, paint: Paint) -> list[str]:
+def ending(run: Run, paint: Paint = plain) -> list[str]:
+    """What a run at rest has to say: why it failed, or what it asks."""
     lines: list[str] = []
     if run.error:
         lines += ["", paint(printable(run.error), "red")]
     if run.state is RunState.PARKED:
         lines += ["", paint("It asks:", "yellow") + f" {printable(run.question or '(nothing)')}"]
-        lines.append(f"Answer with: tenure runs resume {run.id} --answer '…'")
+        lines.append(f"For example: tenure runs resume {run.id} --answer retry --follow")
     return lines
 
 
@@ -160,27 +174,32 @@ def _first_line(text: str, width: int) -> str:
     return line if len(line) <= width else line[: max(width - 1, 1)] + "…"
 
 
-def changes(before: Run | None, after: Run, now: datetime) -> list[str]:
-    """What happened between two looks at a run, one line each: for output that is not a terminal."""
-    known = {step.id: step for step in before.steps} if before else {}
-    lines = [line for step in after.steps for line in _step_changes(known.get(step.id), step, now)]
-    if before is None or before.state != after.state:
-        lines.append(heading(after, now))
-    return lines
+def lines_of(event: RunEvent, began: Mapping[str, datetime]) -> list[str]:
+    """What an entry of the journal says to one who watches, for output that is not a terminal. `began` says since when
+    each step's attempt runs."""
+    data, step = event.data, event.step or ""
+    attempt = f", attempt {data['attempt']}" if data.get("attempt", 1) > 1 else ""
+    took_s = (event.at - began[step]).total_seconds() if step in began else None
+    after = f" after {human_duration(took_s)}" if took_s is not None else ""
+    match event.kind:
+        case "step_started":
+            return [f"  {step}: running{attempt}"]
+        case "step_succeeded":
+            return [f"  {step}: succeeded{after}{attempt}"]
+        case "step_failed" | "step_blocked" | "step_unverified":
+            failure = data["failure"]
+            said = [f"    | {line}" for line in last_lines(failure.get("evidence", ""), LINES_SHOWN)]
+            state = event.kind.removeprefix("step_")
+            return [f"  {step}: {state}{after}{attempt}: {_first_line(failure['message'], ERROR_CHARS_MAX)}", *said]
+        case "step_skipped":
+            return [f"  {step}: skipped ({_first_line(data['reason'], ERROR_CHARS_MAX)})"]
+        case "rung_entered":
+            return [f"  {step}: rung {data['rung']} ({RUNGS.get(data['rung'], 'unknown')})"]
+        case _:
+            return []
 
 
-def _step_changes(before: RunStep | None, after: RunStep, now: datetime) -> list[str]:
-    lines: list[str] = []
-    old_rungs = before.rungs if before else []
-    for rung in after.rungs[len(old_rungs) :]:
-        lines.append(f"  {after.id}: rung {rung} ({RUNGS.get(rung, 'unknown')})")
-    old_state = before.state if before else StepState.PENDING
-    if old_state == after.state:
-        return lines
-    attempt = f", attempt {after.attempts}" if after.attempts > 1 else ""
-    duration = f" after {human_duration(took(after, now))}" if after.state in DONE else ""
-    error = f": {_first_line(after.error, 200)}" if after.error and after.state in DONE else ""
-    return [*lines, f"  {after.id}: {after.state}{duration}{attempt}{error}"]
-
-
-DONE = (StepState.SUCCEEDED, StepState.FAILED, StepState.UNVERIFIED)
+def last_lines(text: str, count: int) -> list[str]:
+    """The last lines of an output, where errors stand; a mark where some were left out."""
+    lines = printable(text).rstrip().splitlines()
+    return lines if len(lines) <= count else ["…", *lines[-count:]]

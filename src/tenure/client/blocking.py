@@ -138,6 +138,14 @@ class Agent(views.AgentView):
             request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
         return self._transport.send(calls.sql(self.name, request))
 
+    def sql_csv(self, statement: str) -> Iterator[bytes]:
+        """All rows of one query as CSV with a line of headers, in pieces as they come: of any size, in little memory. Raises
+        `DatabaseError`."""
+        with views.refusing():
+            request = wire.CsvRequest(statement=statement)
+        with self._transport.stream(calls.sql_csv(self.name, request)) as response:
+            yield from response.iter_bytes()
+
     def upload(self, local: str | Path, remote: str, *, progress: Progress = ignore_progress) -> None:
         """Copies a file or directory into the office; like `cp`, into `remote` when that is a directory."""
         upload(self._transport, self.name, Path(local), remote, progress, ignore)
@@ -265,6 +273,13 @@ class Run(views.RunView):
                 if patience.is_over(time.monotonic()):
                     raise
             time.sleep(RETRY_S)
+
+    def journal(self) -> list[wire.RunEvent]:
+        """All that the run's journal has by now."""
+        found: list[wire.RunEvent] = []
+        while more := self._later(found[-1].seq if found else 0):
+            found += more
+        return found
 
     def _stream(self, after: int) -> Iterator[wire.RunEvent]:
         decoder = EventDecoder()

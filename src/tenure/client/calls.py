@@ -69,10 +69,11 @@ def _agent(name: str, *rest: str) -> str:
 
 def _object(agent: str, bucket: str, name: str) -> str:
     check_name(bucket, "bucket")
-    if not name or name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
+    parts = name.split("/")  # an empty first one is a leading '/'
+    if any(part in ("", ".", "..") for part in parts) or any(char < " " or char == "\x7f" for char in name):
         raise InvalidArgument(
             f"{name!r} is not a valid object name.",
-            hint="Object names look like paths: report.md, charts/2014.png; no leading '/', no '..'.",
+            hint="Object names look like paths: report.md, charts/2014.png; no leading '/', no '..', no control characters.",
         )
     return f"{_agent(agent, 'objects', bucket)}/{quote(name)}"
 
@@ -189,6 +190,10 @@ def sql(agent: str, request: wire.SqlRequest, timeout_s: float = 600.0) -> Call[
         timeout_s=timeout_s,
         repeatable=request.key is not None,
     )
+
+
+def sql_csv(agent: str, request: wire.CsvRequest, timeout_s: float = 600.0) -> Call[bytes]:
+    return Call("POST", _agent(agent, "sql", "csv"), _raw, body=request, timeout_s=timeout_s)
 
 
 def list_objects(agent: str, bucket: str | None, prefix: str | None) -> Call[wire.ObjectList]:

@@ -118,6 +118,13 @@ class AsyncAgent(views.AgentView):
             request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
         return await self._transport.send(calls.sql(self.name, request))
 
+    async def sql_csv(self, statement: str) -> AsyncIterator[bytes]:
+        with views.refusing():
+            request = wire.CsvRequest(statement=statement)
+        async with self._transport.stream(calls.sql_csv(self.name, request)) as response:
+            async for piece in response.aiter_bytes():
+                yield piece
+
     async def upload(self, local: str | Path, remote: str, *, progress: Progress = ignore_progress) -> None:
         """The files are read, and `progress` is called, in another thread."""
         await asyncio.to_thread(self._copy, upload, Path(local), remote, progress)
@@ -256,6 +263,13 @@ class AsyncRun(views.RunView):
             async for line in response.aiter_lines():
                 if (event := decoder.feed(line)) is not None:
                     yield event
+
+    async def journal(self) -> list[wire.RunEvent]:
+        """All that the run's journal has by now."""
+        found: list[wire.RunEvent] = []
+        while more := await self._later(found[-1].seq if found else 0):
+            found += more
+        return found
 
     async def _later(self, after: int) -> list[wire.RunEvent]:
         return (await self._transport.send(calls.run_events(self.id, after))).events

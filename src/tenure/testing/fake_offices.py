@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +49,15 @@ class FakeDatabase:
         if key is not None:
             self._by_key[key] = result
         return result
+
+    async def csv(self, statement: str) -> AsyncGenerator[bytes]:
+        found = await self.execute(statement)
+
+        async def lines() -> AsyncGenerator[bytes]:
+            yield b"?column?\n"
+            yield f"{found.rows[0][0]}\n".encode()
+
+        return lines()
 
 
 @dataclass(frozen=True)

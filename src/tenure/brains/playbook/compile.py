@@ -61,7 +61,10 @@ def _inputs(playbook: schema.Playbook, inputs: Mapping[str, Any]) -> dict[str, A
     given = {**playbook.inputs, **inputs}
     for name, value in given.items():
         if value is None:
-            raise InvalidArgument(f"The playbook's input {name!r} has no default and was not given.")
+            raise InvalidArgument(
+                f"The playbook's input {name!r} has no default and was not given.",
+                hint=f"On the command line: --input {name}=VALUE",
+            )
     return given
 
 

@@ -10,6 +10,7 @@ from tenure.brains.playbook.document import Document, Path
 from tenure.errors import PlaybookError
 
 SHOWN_MAX = 20
+REFERENCE_HINT = "docs/playbooks.md has every field, with examples."
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Problems:
             {"file": self.file, "line": line, "column": column, "field": name, "message": message}
             for line, column, name, message in entries[:SHOWN_MAX]
         ]
-        raise PlaybookError("\n".join(shown), details={"errors": errors})
+        raise PlaybookError("\n".join(shown), hint=REFERENCE_HINT, details={"errors": errors})
 
 
 def field_name(path: Path) -> str:

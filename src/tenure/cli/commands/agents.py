@@ -21,6 +21,10 @@ AgentName = Annotated[str, typer.Argument(metavar="AGENT", show_default=False, h
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
 _MIB = {"k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0 * 1024}
+MEMORY_MIB, DISK_MIB = (128, 1024 * 1024), (128, 64 * 1024 * 1024)
+"""Least and most, as `wire.AgentRequest` has them."""
+CPUS_MAX = 256
+PROCESSES = (32, 1_000_000)
 STATE_STYLES = {"awake": "green", "asleep": "blue", "waking": "yellow", "broken": "red"}
 
 agent_app = typer.Typer(help="Create, list, show and delete agents.")
@@ -34,18 +38,34 @@ def size_mib(text: str, *, unit: str, what: str) -> float:
     return float(found[1]) * _MIB[found[2].lower() or unit]
 
 
+def _within(limits_mib: tuple[int, int], option: str, mib: float) -> float:
+    """`mib`, which was given by `option`. Raises `InvalidArgument` in the words of the command line."""
+    least, most = limits_mib
+    if not least <= mib <= most:
+        raise InvalidArgument(f"{option} is out of range: {least} MiB to {most // 1024} GiB are possible.")
+    return mib
+
+
 @command(agent_app, "create")
 def create(
     session: Session,
     name: AgentName,
-    cpus: Annotated[float | None, typer.Option(help="CPUs that it may use at a time.", show_default=False)] = None,
+    cpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=CPUS_MAX, show_default=False, help="CPUs that it may use at a time: 0.5 is half of one."
+        ),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="Memory: 512m, 2g; a bare number is MiB.")
     ] = None,
     disk: Annotated[
         str | None, typer.Option("--disk", metavar="SIZE", help="Disk: 500m, 10g; a bare number is GiB.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Processes at a time.", show_default=False)] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=PROCESSES[0], max=PROCESSES[1], show_default=False, help="Processes and threads at a time."),
+    ] = None,
     egress: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,8 +77,10 @@ def create(
 ) -> None:
     """Create an agent and its office."""
     check_name(name)
-    memory_mib = None if memory is None else size_mib(memory, unit="m", what="memory")
-    disk_mib = None if disk is None else size_mib(disk, unit="g", what="a disk")
+    memory_mib = (
+        None if memory is None else _within(MEMORY_MIB, f"--memory {memory}", size_mib(memory, unit="m", what="memory"))
+    )
+    disk_mib = None if disk is None else _within(DISK_MIB, f"--disk {disk}", size_mib(disk, unit="g", what="a disk"))
     allowed = [item.strip() for text in egress or [] for item in text.split(",") if item.strip()]
     agent = session.tenure.agents.create(
         name,
@@ -93,13 +115,15 @@ def list_agents(session: Session) -> None:
 
 
 def _row(agent: wire.Agent) -> list[str]:
-    used = output.human_bytes(agent.usage.disk_bytes) if agent.usage and agent.usage.disk_bytes is not None else "-"
+    disk = f"{agent.limits.disk_gb:g} GiB"
+    if agent.usage and agent.usage.disk_bytes is not None:
+        disk = f"{output.human_bytes(agent.usage.disk_bytes)} of {disk}"
     return [
         agent.name,
         agent.state,
         f"{agent.limits.cpus:g}",
         f"{agent.limits.memory_mb} MiB",
-        f"{used} of {agent.limits.disk_gb:g} GiB",
+        disk,
         ", ".join(agent.egress) or "nothing",
         output.human_age(agent.created_at),
     ]
@@ -114,8 +138,6 @@ def show(session: Session, name: AgentName) -> None:
         output.print_json(agent)
         return
     usage, limits = agent.usage, agent.limits
-    memory = output.human_bytes(usage.memory_bytes) if usage else "-"
-    disk = output.human_bytes(usage.disk_bytes) if usage else "-"
     output.print_fields(
         {
             "name": agent.name,
@@ -124,12 +146,16 @@ def show(session: Session, name: AgentName) -> None:
             "image": agent.image,
             "hostname": agent.hostname,
             "cpus": f"{limits.cpus:g}",
-            "memory": f"{memory} of {limits.memory_mb} MiB",
-            "disk": f"{disk} of {limits.disk_gb:g} GiB",
-            "processes": f"{limits.processes} at most",
+            "memory": _of(output.human_bytes(usage.memory_bytes) if usage else "-", f"{limits.memory_mb} MiB"),
+            "disk": _of(output.human_bytes(usage.disk_bytes) if usage else "-", f"{limits.disk_gb:g} GiB"),
+            "processes": _of(str(usage.processes or "-") if usage else "-", str(limits.processes)),
             "egress": ", ".join(agent.egress) or "nothing",
         }
     )
+
+
+def _of(used: str, limit: str) -> str:
+    return f"{limit} at most" if used == "-" else f"{used} of {limit}"
 
 
 @command(agent_app, "delete")
@@ -160,7 +186,11 @@ def _confirmed(session: Session, name: str) -> bool:
             hint=f"Say it on the command line: tenure agent delete {name} --yes",
         )
     session.tenure.agents.get(name)  # A name that does not exist should not be asked about.
-    return typer.confirm(f"Delete {name} with its files, database and objects?", err=True)
+    try:
+        return typer.confirm(f"Delete {name} with its files, database and objects?", err=True)
+    except typer.Abort:
+        print(file=sys.stderr)  # the terminal's line has the question and ^C
+        return False
 
 
 def register(app: typer.Typer) -> None:

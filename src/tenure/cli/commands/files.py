@@ -29,6 +29,11 @@ def copy(
     One side is AGENT:path. Goes into DST when that is a directory. Relative paths in an office begin at its home."""
     from tenure.client.transfer import download, upload
 
+    if "-" in (source, target):
+        raise InvalidArgument(
+            "A path is needed on both sides; '-' is none.",
+            hint="For streams: tenure exec AGENT -- cat FILE, or … | tenure exec AGENT -- tee FILE",
+        )
     come_from, go_to = split(source), split(target)
     if (come_from is None) == (go_to is None):
         raise InvalidArgument(
@@ -46,6 +51,8 @@ def copy(
             where = str(download(transport, *come_from, Path(target), progress, output.warn, user))
     if session.json:
         output.print_json({"source": source, "target": where})
+    else:
+        output.note(f"copied to {where}")
 
 
 def split(text: str) -> tuple[str, str] | None:

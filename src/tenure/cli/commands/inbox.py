@@ -41,6 +41,7 @@ def show_inbox(
             for message in messages
         ],
     )
+    output.note(f"Read one: tenure inbox read {messages[0].id}")
 
 
 @command(inbox_app, "read")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sys
-from collections.abc import Generator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenure.cli import exit_codes, output
+from tenure.cli import following, output
 from tenure.cli.command import WORK, command
 from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
-from tenure.errors import InvalidArgument
+from tenure.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from tenure import wire
@@ -24,7 +19,6 @@ if TYPE_CHECKING:
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", show_default=False, help="The run's id: run_…")]
 GOAL_CHARS_SHOWN = 50
-LIVE_PER_SECOND = 4
 
 runs_app = typer.Typer(help="List, show, follow, cancel and resume runs.")
 
@@ -47,6 +41,11 @@ def run(
     With --follow the exit code says how the run ended."""
     from tenure.client.views import run_request
 
+    if playbook is None:
+        raise InvalidArgument(
+            "A run needs a playbook: the only brain so far follows one.",
+            hint=f'tenure run {agent} "{output.printable(goal)[:40]}" --playbook FILE; docs/playbooks.md says how to write one.',
+        )
     request = run_request(agent, goal, playbook, _pairs(inputs or []))
     _check_playbook(request)
     started = session.tenure.agents(agent).run(goal, playbook=playbook, inputs=request.inputs)
@@ -57,12 +56,17 @@ def run(
             print(started.id)
             output.note(f"Follow it: tenure runs follow {started.id}")
         return 0
+    return _followed(session, started)
+
+
+def _followed(session: Session, started: Run) -> int:
+    """Stays with a run to its end; the exit code says how it ended."""
     if session.json:
         started.wait()
         output.print_json(started.info)
     else:
-        _follow(started)
-    return ending_code(started.state)
+        following.follow(started)
+    return following.ending_code(started.state)
 
 
 def _pairs(inputs: list[str]) -> dict[str, str]:
@@ -116,29 +120,40 @@ def _row(info: wire.Run) -> list[str]:
 
 
 @command(runs_app, "show")
-def show(session: Session, run_id: RunId) -> None:
+def show(
+    session: Session,
+    run_id: RunId,
+    step: Annotated[
+        str | None, typer.Option("--step", "-s", metavar="STEP", help="Show what this step's attempts printed.")
+    ] = None,
+) -> None:
     """Show a run and its steps as a timeline.
 
-    With attempts, rungs of the recovery ladder, and durations."""
-    found = session.tenure.runs.get(run_id).info
-    if session.json:
-        output.print_json(found)
+    With attempts, rungs of the recovery ladder, durations, and what failed steps printed last."""
+    found = session.tenure.runs.get(run_id)
+    if step is not None:
+        _show_step(session, found, step)
+    elif session.json:
+        output.print_json(found.info)
     else:
-        print("\n".join(_picture(found)))
+        print("\n".join(following.picture(found.info, following.said(found))))
 
 
-def _picture(found: wire.Run) -> list[str]:
-    from tenure.cli.timeline import render
+def _show_step(session: Session, found: Run, step: str) -> None:
+    from tenure.cli.attempts import attempts_of, render_attempts
 
-    width = shutil.get_terminal_size((100, 24)).columns
-    encoding = (sys.stdout.encoding or "ascii").lower()
-    return render(
-        found,
-        width=width,
-        now=datetime.now(UTC),
-        paint=output.paint,
-        ascii_only="utf" not in encoding,
-    )
+    names = [one.id for one in found.steps]
+    chosen = [name for name in names if name == step or name.startswith(f"{step}[")]  # all values of a for_each
+    if not chosen:
+        raise NotFound(f"{found.id} has no step {step!r}.", hint=f"Its steps: {', '.join(names) or 'none yet'}.")
+    by_step = attempts_of(found.journal())
+    attempts = [attempt for name in chosen for attempt in by_step.get(name, [])]
+    if session.json:
+        output.print_json({"run": found.id, "attempts": [attempt.to_json() for attempt in attempts]})
+    elif attempts:
+        print("\n".join(render_attempts(attempts, output.paint)))
+    else:
+        output.note(f"{step} has not begun.")
 
 
 @command(runs_app, "follow")
@@ -152,55 +167,8 @@ def follow_run(session: Session, run_id: RunId) -> int:
             output.print_json_line(event)
         output.print_json_line({"run": output.to_json(found.show())})
     else:
-        _follow(found)
-    return ending_code(found.state)
-
-
-def ending_code(state: wire.RunState) -> int:
-    """The exit code that a followed run ends with."""
-    return {
-        "succeeded": 0,
-        "failed": exit_codes.RUN_FAILED,
-        "parked": exit_codes.RUN_PARKED,
-        "cancelled": exit_codes.RUN_CANCELLED,
-    }.get(state, 1)
-
-
-def _follow(found: Run) -> None:
-    """A picture that moves on a terminal; lines as they happen elsewhere."""
-    from tenure.cli.timeline import changes
-
-    if output.is_terminal(sys.stdout):
-        with _moving_picture(found):
-            for _ in found.events():
-                found.show()
-        print("\n".join(_picture(found.show())))
-        return
-    seen: Any = None
-    for _ in found.events():
-        now = found.show()
-        _print_lines(changes(seen, now, datetime.now(UTC)))
-        seen = now
-    _print_lines(changes(seen, found.show(), datetime.now(UTC)))
-
-
-def _print_lines(lines: list[str]) -> None:
-    for line in lines:
-        print(line, flush=True)
-
-
-@contextlib.contextmanager
-def _moving_picture(found: Run) -> Generator[None]:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    def picture() -> Text:
-        return Text.from_ansi("\n".join(_picture(found.info)), no_wrap=True, overflow="crop")
-
-    console = Console(highlight=False)
-    with Live(get_renderable=picture, console=console, refresh_per_second=LIVE_PER_SECOND, transient=True):
-        yield
+        following.follow(found)
+    return following.ending_code(found.state)
 
 
 @command(runs_app, "cancel")
@@ -216,11 +184,24 @@ def cancel(session: Session, run_id: RunId) -> None:
 def resume(
     session: Session,
     run_id: RunId,
-    answer: Annotated[str | None, typer.Option("--answer", "-a", help="The answer to what it asks.")] = None,
-) -> None:
-    """Go on with a run that is parked, or that failed."""
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            "--answer", "-a", help="retry (default), skip, accept, fail; or a text: retry with it as TENURE_ANSWER."
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until it is at rest.")] = False,
+) -> int:
+    """Answer a parked run, which then goes on.
+
+    With --follow the exit code says how it ended."""
     found = session.tenure.runs.get(run_id).resume(answer)
+    if follow:
+        return _followed(session, found)
     _tell(session, found)
+    if not session.json:
+        output.note(f"Follow it: tenure runs follow {found.id}")
+    return 0
 
 
 def _tell(session: Session, found: Run) -> None:

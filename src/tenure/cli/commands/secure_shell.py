@@ -16,7 +16,7 @@ import typer
 from tenure.cli.command import OFFICE, command
 from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
-from tenure.errors import InvalidArgument, NotFound, ServerUnreachable, SetupError, from_payload
+from tenure.errors import InvalidArgument, NotFound, ServerUnreachable, SetupError, Unauthenticated, from_payload
 from tenure.names import check_name
 
 if TYPE_CHECKING:
@@ -85,8 +85,15 @@ def ssh(
 def ssh_words(session: Session, agent: str, arguments: list[str]) -> list[str]:
     """The ssh command line. Raises `NotFound` without the owner's key."""
     key = session.settings.keys_dir / "id_ed25519"
-    if not key.exists():
-        raise NotFound(f"There is no SSH key {key}.", hint="`tenure setup` makes it.")
+    try:
+        key.open("rb").close()
+    except FileNotFoundError:
+        raise NotFound(f"There is no SSH key {key}.", hint="`tenure setup` makes it.") from None
+    except PermissionError:
+        raise Unauthenticated(
+            f"This user may not read the owner's SSH key ({key}).",
+            hint="Run it as the user who set Tenure up (`sudo tenure …`).",
+        ) from None
     proxy = shlex.join([sys.executable, "-m", "tenure.cli", "--home", str(session.settings.home), "ssh-proxy", agent])
     options = {
         "ProxyCommand": proxy.replace("%", "%%"),

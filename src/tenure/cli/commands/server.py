@@ -71,8 +71,10 @@ def _not_answering(session: Session, error: ServerUnreachable) -> ServerUnreacha
     """A server that is about to begin or to end deserves another answer than none."""
     from tenure.server import daemon
 
-    if session.settings.url is not None or not daemon.is_running(session.settings):
+    if session.settings.url is not None:
         return error
+    if not daemon.is_running(session.settings):
+        return ServerUnreachable(error.message, hint="Start it with `tenure up`; `tenure doctor` checks this machine.")
     return ServerUnreachable(
         "A server runs, but does not answer.",
         hint="It may be starting or stopping: `tenure logs --server -f` shows what it does.",

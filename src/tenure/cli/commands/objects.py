@@ -1,15 +1,14 @@
-"""tenure sql · tenure objects put | get | list | delete"""
+"""tenure objects put | get | list | delete"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,10 +18,6 @@ from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
 from tenure.errors import InvalidArgument, NotFound
 
-if TYPE_CHECKING:
-    from tenure import wire
-
-ROWS_DEFAULT = 10_000
 CHUNK_BYTES = 256 * 1024
 
 ObjectPath = Annotated[
@@ -30,81 +25,6 @@ ObjectPath = Annotated[
 ]
 
 objects_app = typer.Typer(help="An agent's object storage.")
-
-
-def sql(
-    session: Session,
-    agent: AgentName,
-    statement: Annotated[
-        str | None, typer.Argument(metavar="[STATEMENT]", show_default=False, help="Without: psql, on this terminal.")
-    ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, with a line of headers.")] = False,
-    rows_max: Annotated[int, typer.Option("--rows-max", min=1, max=100_000, help="Rows at most.")] = ROWS_DEFAULT,
-) -> int:
-    """Run SQL in an office's own database, in one transaction.
-
-    Without a statement: psql, on this terminal or reading stdin."""
-    if csv and session.json:
-        raise InvalidArgument("--csv and --json exclude each other.")
-    if statement is None:
-        return _psql(session, agent, csv)
-    if not statement.strip():
-        raise InvalidArgument("The statement is empty.")
-    found = session.tenure.agents(agent).sql(statement, rows_max=rows_max)
-    if session.json:
-        output.print_json(found)
-    elif csv:
-        _print_csv(found)
-    else:
-        _print_rows(found)
-    if found.truncated:
-        output.warn(f"only the first {len(found.rows)} rows are shown: see --rows-max")
-    return 0
-
-
-def _psql(session: Session, agent: str, csv: bool) -> int:
-    from tenure.cli.commands.execute import attach_plain, attach_terminal, stdin_fd
-    from tenure.client.attach import AttachRequest
-
-    if session.json:
-        raise InvalidArgument("--json needs a statement.", hint='tenure sql AGENT "select 1" --json')
-    request = AttachRequest(argv=["psql", "--csv"] if csv else ["psql"])
-    if output.is_terminal(sys.stdin) and output.is_terminal(sys.stdout):
-        return attach_terminal(session, agent, request)
-    return attach_plain(session, agent, request, None, stdin_fd())
-
-
-def _text(value: Any) -> str:
-    """As psql would write it; NULL is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "t" if value else "f"
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-
-
-def _print_csv(found: wire.SqlResult) -> None:
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if found.columns:
-        writer.writerow(found.columns)
-        writer.writerows([_text(value) for value in row] for row in found.rows)
-
-
-def _print_rows(found: wire.SqlResult) -> None:
-    if not found.columns:
-        print(found.status)
-        return
-    numbers = [
-        name
-        for at, name in enumerate(found.columns)
-        if found.rows and all(isinstance(row[at], int | float) and not isinstance(row[at], bool) for row in found.rows)
-    ]
-    output.print_table(found.columns, [[_text(value) for value in row] for row in found.rows], right=numbers)
-    output.note(f"({len(found.rows)} {'row' if len(found.rows) == 1 else 'rows'})")
 
 
 def split_object(text: str) -> tuple[str, str]:
@@ -184,7 +104,7 @@ def list_objects(
     session: Session,
     agent: AgentName,
     prefix: Annotated[
-        str | None, typer.Argument(metavar="[BUCKET[/PREFIX]]", show_default=False, help="Only these.")
+        str | None, typer.Argument(metavar="BUCKET[/PREFIX]", show_default=False, help="Only these.")
     ] = None,
 ) -> None:
     """List an agent's objects."""
@@ -223,5 +143,4 @@ def delete(session: Session, agent: AgentName, target: ObjectPath) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "sql", rich_help_panel=OFFICE)(sql)
     app.add_typer(objects_app, name="objects", rich_help_panel=OFFICE)
