@@ -1,7 +1,7 @@
 """What a database server may take from the machine: it runs beside the sandboxes, so their limits do not cover it.
 
-Memory and processes are limited by a cgroup (version 1 or 2) where the machine has one that we may write; the
-per-process limits hold everywhere.
+Memory, processes and processors are limited by a cgroup (version 1 or 2) where the machine has one that we may write;
+the per-process limits hold everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_PARENT = "tenure-postgres"
+CPU_PERIOD_US = 100_000
 OPEN_FILES_MAX = 1024
 FILE_BYTES_MAX = 1200 * 1024 * 1024
 """PostgreSQL splits its own files at 1 GiB; this bounds what an agent can make its server write into the log."""
@@ -29,13 +30,14 @@ _ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 70; shift; done; shift
 
 @dataclass(frozen=True)
 class Confinement:
-    """Limits of one cluster, all its processes together (memory, processes) or each (address space)."""
+    """Limits of one cluster, all its processes together (memory, processes, processors) or each (address space)."""
 
     name: str
     """Of the cgroup; unique per cluster on this machine."""
     memory_bytes_max: int = 1 << 30
     process_memory_bytes_max: int = 1 << 30
     processes_max: int = 64
+    cpus: float = 1.0
 
 
 def command(argv: list[str], *, uid: int, gid: int, confinement: Confinement | None) -> list[str]:
@@ -95,18 +97,22 @@ def _directories(confinement: Confinement) -> list[Path]:
     ]
 
 
-def _wanted(confinement: Confinement) -> list[tuple[str, dict[str, int]]]:
+def _wanted(confinement: Confinement) -> list[tuple[str, dict[str, int | str]]]:
     memory, processes = confinement.memory_bytes_max, confinement.processes_max
+    quota_us = int(confinement.cpus * CPU_PERIOD_US)
     if (CGROUP_ROOT / "cgroup.controllers").exists():
         parent = CGROUP_ROOT / CGROUP_PARENT
         with contextlib.suppress(OSError):  # delegation may be there already, or not be ours: the limits tell
             parent.mkdir(exist_ok=True)
-            (CGROUP_ROOT / "cgroup.subtree_control").write_text("+memory +pids")
-            (parent / "cgroup.subtree_control").write_text("+memory +pids")
-        return [("", {"memory.max": memory, "pids.max": processes, "memory.oom.group": 0})]
-    found: list[tuple[str, dict[str, int]]] = []
+            (CGROUP_ROOT / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+            (parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        cpu_max = f"{quota_us} {CPU_PERIOD_US}"
+        return [("", {"memory.max": memory, "pids.max": processes, "memory.oom.group": 0, "cpu.max": cpu_max})]
+    found: list[tuple[str, dict[str, int | str]]] = []
     if (CGROUP_ROOT / "memory").is_dir():
         found.append(("memory", {"memory.limit_in_bytes": memory}))
     if (CGROUP_ROOT / "pids").is_dir():
         found.append(("pids", {"pids.max": processes}))
+    if (CGROUP_ROOT / "cpu").is_dir():
+        found.append(("cpu", {"cpu.cfs_period_us": CPU_PERIOD_US, "cpu.cfs_quota_us": quota_us}))
     return found
