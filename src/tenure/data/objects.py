@@ -33,6 +33,8 @@ CONTENT_TYPE_CHARS_MAX = 200
 LIST_MAX = 10_000
 LIST_DEFAULT = 1000
 CHUNK_BYTES = 1024 * 1024
+THREADS_MAX = 3
+"""At once for one office's objects: the threads are all offices', and a listing of a full bucket keeps one busy."""
 INCOMING = ".incoming"
 INCOMING_AGE_MAX_S = 3600.0
 """Writes touch their file all the time; an older one was left by a killed server."""
@@ -89,6 +91,7 @@ class ObjectStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._swept = False
+        self._threads = asyncio.Semaphore(THREADS_MAX)
 
     async def put(
         self, bucket: str, name: str, chunks: AsyncIterable[bytes], *, content_type: str | None = None
@@ -98,13 +101,13 @@ class ObjectStore:
         Raises `TooLarge` (5 GiB), `DiskFull`."""
         target = self._target(bucket, name)
         _check_content_type(content_type)
-        incoming = await _run(self._incoming)
+        incoming = await self._run(self._incoming)
         try:
-            with await _run(incoming.open, "xb") as file:
-                size, digest = await _write(file, chunks)
+            with await self._run(incoming.open, "xb") as file:
+                size, digest = await self._write(file, chunks)
                 meta = {"sha256": digest, "content_type": content_type, "modified_at": time.time()}
-                await _run(_seal, file, name, meta)
-            await _run(_publish, incoming, target)
+                await self._run(_seal, file, name, meta)
+            await self._run(_publish, incoming, target)
         except BaseException:
             incoming.unlink(missing_ok=True)
             raise
@@ -115,7 +118,7 @@ class ObjectStore:
         `InvalidArgument` when it does not reach as far as `start`."""
         target = self._target(bucket, name)
         try:
-            file = await _run(target.open, "rb")
+            file = await self._run(target.open, "rb")
         except FileNotFoundError:
             raise _missing(bucket, name) from None
         try:
@@ -138,7 +141,7 @@ class ObjectStore:
         """Raises `NotFound`."""
         target = self._target(bucket, name)
         try:
-            await _run(target.unlink)
+            await self._run(target.unlink)
         except FileNotFoundError:
             raise _missing(bucket, name) from None
 
@@ -157,25 +160,49 @@ class ObjectStore:
             raise InvalidArgument(f"limit is between 1 and {LIST_MAX}.")
         if bucket is not None:
             check_name(bucket, "bucket")
-        return await _run(self._list, bucket, prefix, after, limit)
+        return await self._run(self._list, bucket, prefix, after, limit)
 
     async def buckets(self) -> list[str]:
-        return await _run(self._buckets)
+        return await self._run(self._buckets)
 
     async def create_bucket(self, bucket: str) -> None:
         """Not an error when it exists."""
         directory = self._root / check_name(bucket, "bucket")
-        await _run(directory.mkdir, 0o755, True, True)
+        await self._run(directory.mkdir, 0o755, True, True)
 
     async def delete_bucket(self, bucket: str) -> None:
         """Raises `NotFound`, `Conflict` when it holds objects."""
         directory = self._root / check_name(bucket, "bucket")
         try:
-            emptied = await _run(_remove_directory, directory)
+            emptied = await self._run(_remove_directory, directory)
         except FileNotFoundError:
             raise NotFound(f"There is no bucket {bucket}.") from None
         if not emptied:
             raise Conflict(f"The bucket {bucket} is not empty.", hint="Delete its objects first.")
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._threads:
+            return await _run(work, *args, **kwargs)
+
+    async def _write(self, file: BinaryIO, chunks: AsyncIterable[bytes]) -> tuple[int, str]:
+        """Size and digest. Small chunks are gathered, so that a thread is not asked for each."""
+        digest = hashlib.sha256()
+        size, pending = 0, bytearray()
+
+        def flush(data: bytes) -> None:
+            digest.update(data)
+            file.write(data)
+
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > OBJECT_BYTES_MAX:
+                raise TooLarge(f"The object is larger than {OBJECT_BYTES_MAX // 1024**3} GiB.")
+            pending += chunk
+            if len(pending) >= CHUNK_BYTES:
+                await self._run(flush, bytes(pending))
+                pending.clear()
+        await self._run(flush, bytes(pending))
+        return size, digest.hexdigest()
 
     # --- files ------------------------------------------------------------------------------------------------------
     def _target(self, bucket: str, name: str) -> Path:
@@ -241,27 +268,6 @@ def _check_content_type(content_type: str | None) -> None:
         len(content_type) <= CONTENT_TYPE_CHARS_MAX and content_type.isascii() and content_type.isprintable()
     ):
         raise InvalidArgument(f"A content type is at most {CONTENT_TYPE_CHARS_MAX} printable ASCII characters.")
-
-
-async def _write(file: BinaryIO, chunks: AsyncIterable[bytes]) -> tuple[int, str]:
-    """Size and digest. Small chunks are gathered, so that a thread is not asked for each."""
-    digest = hashlib.sha256()
-    size, pending = 0, bytearray()
-
-    def flush(data: bytes) -> None:
-        digest.update(data)
-        file.write(data)
-
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > OBJECT_BYTES_MAX:
-            raise TooLarge(f"The object is larger than {OBJECT_BYTES_MAX // 1024**3} GiB.")
-        pending += chunk
-        if len(pending) >= CHUNK_BYTES:
-            await _run(flush, bytes(pending))
-            pending.clear()
-    await _run(flush, bytes(pending))
-    return size, digest.hexdigest()
 
 
 def _seal(file: BinaryIO, name: str, meta: dict[str, Any]) -> None:

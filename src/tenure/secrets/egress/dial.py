@@ -19,6 +19,8 @@ from tenure.secrets.egress.addresses import is_own, refusal
 from tenure.secrets.egress.rules import Rule
 
 RESOLVE_TIMEOUT_S = 15.0
+RESOLVING_MAX = 2
+"""At once and per office: the threads that resolve are few, and all offices'."""
 CONNECT_TIMEOUT_S = 15.0
 ADDRESSES_MAX = 6
 STREAM_BYTES = 256 * 1024
@@ -71,6 +73,7 @@ class Dialer:
         self._allow_private = allow_private
         self._resolve = resolver
         self._environment_proxies = environment_proxies
+        self._resolving = asyncio.Semaphore(RESOLVING_MAX)
 
     async def dial(self, host: str, port: int, rule: Rule, *, scheme: str) -> Line:
         """A connection to the target, for "https" (a tunnel) or "http" (one request). Raises `EgressDenied` when its name
@@ -104,7 +107,7 @@ class Dialer:
     async def _addresses(self, host: str, port: int, rule: Rule, *, needed: bool) -> list[str]:
         """Resolved and judged. Where a proxy of the host's resolves names, a name unknown here is left to it."""
         try:
-            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S), self._resolving:
                 found = await self._resolve(host, port)
         except (OSError, TimeoutError, UnicodeError):
             if needed:

@@ -309,8 +309,11 @@ def _end_to_end(headers: Iterable[tuple[bytes, bytes]], *, request: bool) -> lis
     headers = list(headers)
     named = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
     dropped = _HOP_BY_HOP | named | frozenset([b"host"] if request else [])
+    chunked = any(name == b"transfer-encoding" for name, _ in headers)
+    if chunked:
+        dropped |= {b"content-length"}  # two lengths are read in two ways: that is how requests are smuggled
     kept = [(name, value) for name, value in headers if name not in dropped]
-    if request and any(name == b"transfer-encoding" for name, _ in headers):
+    if request and chunked:
         kept.append((b"transfer-encoding", b"chunked"))
     return kept
 
