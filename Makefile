@@ -44,16 +44,16 @@ clean-test:
 	$(ROOT) rm -rf --one-file-system "$(TENURE_TEST_HOME)"
 
 $(READY): requirements.lock pyproject.toml | .venv/bin/pip
-	@echo "→ installing the Python packages of requirements.lock into .venv"
-	.venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "→ installing the Python packages of requirements.lock into .venv (half a minute)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tenure needs Python 3.11 or newer; set PYTHON=/path/to/python3." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "→ installing the Debian package python3-venv (python3 here cannot make virtual environments)"; \
-		$(ROOT) apt-get -q update </dev/null && \
-		$(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends python3-venv </dev/null; }
+		$(ROOT) apt-get -qq update </dev/null && \
+		$(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends python3-venv </dev/null >/dev/null; }
 	@echo "→ making .venv"
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.panel import Panel
 from rich.rule import Rule
 
@@ -43,22 +47,41 @@ def run_demo(settings: Settings, console: Console) -> None:
     with Tenure(settings) as tenure:
         agent = _fresh_agent(tenure, console)
         run = agent.run(GOAL, playbook=playbook_text())
-        console.print(f"  run [bold]{run.id}[/bold] · follow it elsewhere with `tenure runs follow {run.id}`")
+        _say(console, f"The agent works: {run.id}")
         told = _Told(console)
         _until_mid_parallel(run, told)
         finished_before = {step.id for step in run.show().steps if step.state is wire.StepState.SUCCEEDED}
         _pull_the_plug(tenure, console)
         _say(console, "Starting the server again; the run goes on from its journal")
+        before = time.monotonic()
         daemon.up(settings, foreground=False)
+        console.print(f"  up again in {time.monotonic() - before:.1f} s")
         _until_rest(run, told)
         _check_nothing_ran_twice(run, finished_before, console)
         _sleep_and_wake(agent, console)
         _show_result(agent, run, console)
     console.print(Rule(f"done in {time.monotonic() - began:.0f} s"))
-    console.print(
-        f"Look around: [bold]tenure shell {AGENT}[/bold] · tenure sql {AGENT} · tenure runs show {run.id} · "
-        f"tenure objects list {AGENT} · tenure inbox\nStop it with [bold]tenure down[/bold]."
-    )
+    console.print(_what_next(run), highlight=False)
+
+
+def _what_next(run: Run) -> str:
+    commands = {
+        f"tenure shell {AGENT}": "a terminal in the office",
+        f"tenure sql {AGENT}": "its database",
+        f"tenure runs show {run.id}": "the run",
+        "tenure inbox": "what it wrote to you",
+        "tenure down": "stops the server; office and work stay",
+    }
+    lines = [f"  [bold]{command:<34}[/bold] {what}" for command, what in commands.items()]
+    if shutil.which("tenure") is None:
+        lines.insert(0, f"  [bold]{f'source {_activate()}':<34}[/bold] puts the command tenure on your PATH")
+    return "\n".join(("Look around:", *lines))
+
+
+def _activate() -> str:
+    """The script that puts this installation's commands on the PATH, as short as it can be typed from here."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    return os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script)
 
 
 def _say(console: Console, text: str) -> None:
@@ -84,11 +107,10 @@ def _fresh_agent(tenure: Tenure, console: Console) -> Agent:
     _say(console, f"Giving {AGENT} an office: a machine, a database and an object store of its own")
     before = time.monotonic()
     agent = tenure.agents.create(AGENT, cpus=2, memory_mb=2048, disk_gb=10, egress=["pip"])
-    kernel = agent.exec("uname -sr; nproc").stdout.split("\n")
-    console.print(
-        f"  awake in {time.monotonic() - before:.1f} s · kernel {kernel[0]} (gVisor) · no network but its egress "
-        "rules (pip's own index)"
-    )
+    made_s = time.monotonic() - before
+    kernel = agent.exec("uname -sr").stdout.strip()
+    console.print(f"  made and awake in {made_s:.1f} s · a kernel of its own: {kernel} (gVisor)")
+    console.print("  no network but what its egress rules allow: pip's own index")
     return agent
 
 
@@ -145,7 +167,7 @@ def _pull_the_plug(tenure: Tenure, console: Console) -> None:
     deadline = time.monotonic() + DEATH_WAIT_S
     while any(_is_running(pid) for pid in victims) and time.monotonic() < deadline:
         time.sleep(POLL_S / 4)
-    console.print("  both are gone; the offices' processes go on by themselves")
+    console.print("  both are gone; the office and what runs in it go on by themselves")
 
 
 def _is_running(pid: int) -> bool:
@@ -202,7 +224,7 @@ def _show_result(agent: Agent, run: Run, console: Console) -> None:
     from tenure.cli.timeline import render_run
 
     _say(console, "The run, from its journal")
-    console.print(render_run(run.show()))
+    console.print(render_run(run.show(), console.width))
     found = agent.objects.list()
     _say(console, "What it left")
     for item in found:
@@ -211,4 +233,5 @@ def _show_result(agent: Agent, run: Run, console: Console) -> None:
     console.print(f"  get it: tenure objects get {agent.name} {report.bucket}/{report.name}")
     text = agent.objects.get(report.bucket, report.name).decode("utf-8", "replace")
     lines = text.splitlines()
-    console.print(Panel("\n".join(lines[:REPORT_LINES_SHOWN]), title=report.name, expand=False))
+    more = f"{len(lines) - REPORT_LINES_SHOWN} more lines" if len(lines) > REPORT_LINES_SHOWN else None
+    console.print(Panel(Markdown("\n".join(lines[:REPORT_LINES_SHOWN])), title=report.name, subtitle=more))

@@ -126,13 +126,13 @@ def render(
     return [line.translate(ASCII) for line in lines] if ascii_only else lines
 
 
-def render_run(run: Run) -> Text:
-    """The run as rich prints it, for consoles of any width."""
+def render_run(run: Run, width: int) -> Text:
+    """The run as rich prints it on a console of `width` columns."""
     from datetime import UTC
 
     from rich.text import Text
 
-    return Text.from_ansi("\n".join(render(run, width=100, now=datetime.now(UTC), paint=_ansi)))
+    return Text.from_ansi("\n".join(render(run, width=width, now=datetime.now(UTC), paint=_ansi)))
 
 
 def _ansi(text: str, style: str) -> str:

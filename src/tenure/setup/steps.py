@@ -53,10 +53,7 @@ def plan_postgres(settings: Settings) -> str | None:
 def _plan_image(settings: Settings) -> str | None:
     if image.is_current(settings):
         return None
-    return (
-        f"build the base image {image.expected_id()} from the machine's Debian mirror "
-        f"({len(image.recipe.PACKAGES)} packages and what they need, about 1 GB, one or two minutes)"
-    )
+    return f"build the base image {image.expected_id()} (1 GB, one or two minutes)"
 
 
 STEPS = (
