@@ -35,6 +35,13 @@ static int forward_output(int conn, int from, char type, char *buf) {
     return send_in_place(conn, type, buf, (uint32_t)n) ? -1 : 1;
 }
 
+/* The server may be writing (the end of its input) while the command ends. Were the connection closed under that, the server
+ * would find a broken one before it had read everything; so it closes first. */
+static void wait_until_closed(int conn, char *buf) {
+    struct pollfd p = {conn, POLLIN, 0};
+    while (poll(&p, 1, CLOSE_WAIT_MS) > 0 && read(conn, buf, CHUNK_BYTES) > 0) {}
+}
+
 void run_attached(int conn, struct request *r) {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slave = -1;
     char why[400] = "setup: no descriptors left in the office";
@@ -126,7 +133,7 @@ void run_attached(int conn, struct request *r) {
             }
             if (k < 0) gone = 1;
         }
-        if (!gone) send_text(conn, 'x', "%d %d", exit_code(c->status), timed_out);
+        if (!gone && !send_text(conn, 'x', "%d %d", exit_code(c->status), timed_out)) wait_until_closed(conn, buf);
         if (timed_out) kill_group(c->pid, SIGKILL);
     } else {
         end_child(c, SIGHUP);

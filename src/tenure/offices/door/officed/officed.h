@@ -37,6 +37,7 @@ enum {
     SPOOL_HALF_BYTES = 512 << 10, /* a job keeps at least this much of its last output */
     TAIL_BYTES = 1 << 16,
     KILL_GRACE_MS = 5000,
+    CLOSE_WAIT_MS = 30000, /* between two things that the server still sends */
     REDIAL_MS_MIN = 10,
     REDIAL_MS_MAX = 500,
     STOP_GRACE_MS = 1000,
