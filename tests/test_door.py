@@ -1,5 +1,5 @@
 """Guarantees of the door: what goes through it arrives whole, jobs belong to their key, and nonsense from an office is
-refused. `officed` runs as a plain process here; `test_worker_end_to_end.py` has it inside gVisor."""
+refused. `officed` runs as a plain process here; `test_survives_kill.py` has it inside gVisor."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tenure.offices.door.door import Door, parse_job_status
 from tenure.settings import Settings
 from tenure.work.hands import CommandState
 
+NOTICE_S = 10.0
 Start = Callable[[], "asyncio.Future[asyncio.subprocess.Process]"]
 
 
@@ -36,9 +37,13 @@ class Bench:
         await self.door.wait_open()
 
     async def crash(self) -> None:
+        """SIGKILL; returns when the door knows, which hears of it by its connections and not by the process's end."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
+        async with asyncio.timeout(NOTICE_S):
+            while self.door.is_open:  # noqa: ASYNC110 - a door tells only of arrivals
+                await asyncio.sleep(0.01)
 
     async def end(self) -> None:
         assert self._process is not None
