@@ -13,8 +13,16 @@ from fixtures.workers import at_rest, until
 from tenure import wire
 from tenure.channels.inbox import Inbox
 from tenure.database import ControlDatabase
-from tenure.errors import Conflict, DiskFull, DoorClosed, EgressDenied, NotFound, SandboxDead, ServerUnreachable
-from tenure.postgres.client import ConnectionLost
+from tenure.errors import (
+    Conflict,
+    ConnectionLost,
+    DiskFull,
+    DoorClosed,
+    EgressDenied,
+    NotFound,
+    SandboxDead,
+    ServerUnreachable,
+)
 from tenure.testing.fake_hands import FakeHands
 from tenure.testing.faults import FaultyHands
 from tenure.work.runs import Runs

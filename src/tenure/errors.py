@@ -16,7 +16,9 @@
     ├── CommandTimeout
     ├── DiskFull
     ├── DatabaseError            PostgreSQL refused a statement (message is PostgreSQL's)
+    │   └── ConnectionLost
     ├── EgressDenied
+    ├── EgressUnreachable
     ├── LeaseLost                this worker no longer holds the run: stop at once
     ├── SandboxError
     │   └── SandboxDead
@@ -129,8 +131,21 @@ class DatabaseError(TenureError):
     code, http_status = "database", 422
 
 
+class ConnectionLost(DatabaseError):
+    """The database went away in the middle; whether the last statement took effect is not known."""
+
+    code, retryable = "database_lost", True
+    default_hint = "The office's database starts again at the next use. Check whether the statement took effect."
+
+
 class EgressDenied(TenureError):
     code, http_status, exit_code = "egress_denied", 403, 5
+
+
+class EgressUnreachable(TenureError):
+    """The target is allowed but does not answer."""
+
+    code, http_status, retryable = "egress_unreachable", 502, True
 
 
 class LeaseLost(TenureError):

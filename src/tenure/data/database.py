@@ -18,8 +18,8 @@ from tenure.data.office_server import OfficeServer
 from tenure.data.pump import Pump
 from tenure.data.statements import transaction_control
 from tenure.data.values import JsonValues
-from tenure.errors import CommandTimeout, Conflict, DatabaseError, DiskFull, InvalidArgument
-from tenure.postgres.client import QUERY_CANCELED, Connection, ConnectionLost, Result
+from tenure.errors import CommandTimeout, Conflict, ConnectionLost, DatabaseError, DiskFull, InvalidArgument
+from tenure.postgres.client import QUERY_CANCELED, Connection, Result
 from tenure.postgres.cluster import ClusterState
 from tenure.postgres.files import log_since, log_size, says_disk_full, trim_log
 from tenure.postgres.template import AGENT_DATABASE, AGENT_ROLE

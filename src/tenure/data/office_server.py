@@ -13,8 +13,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
-from tenure.errors import DiskFull, InternalError, TenureError
-from tenure.postgres.client import Connection, ConnectionLost
+from tenure.errors import ConnectionLost, DiskFull, InternalError, TenureError
+from tenure.postgres.client import Connection
 from tenure.postgres.cluster import TINY, Cluster
 from tenure.postgres.confine import Confinement
 from tenure.postgres.files import own_tree

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenure.errors import DatabaseError, DiskFull, TooLarge
+from tenure.errors import ConnectionLost, DatabaseError, DiskFull, TooLarge
 from tenure.postgres import wire
 from tenure.postgres.files import says_disk_full
 
@@ -37,14 +37,6 @@ class Result:
     status: str = ""
     truncated: bool = False
     row_bytes: int = 0
-
-
-class ConnectionLost(DatabaseError):
-    """The server went away in the middle; whether the last statement took effect is not known."""
-
-    code = "database_lost"
-    retryable = True
-    default_hint = "The office's database starts again at the next use. Check whether the statement took effect."
 
 
 class Connection:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from tenure.errors import EgressDenied, TenureError
+from tenure.errors import EgressDenied, EgressUnreachable
 from tenure.secrets.egress.addresses import is_own, refusal
 from tenure.secrets.egress.rules import Rule
 
@@ -27,12 +27,6 @@ STREAM_BYTES = 256 * 1024
 PROXY_HEAD_BYTES_MAX = 64 * 1024
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
-
-
-class Unreachable(TenureError):
-    """The target is allowed but does not answer."""
-
-    code, http_status, retryable = "egress_unreachable", 502, True
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Dialer:
 
     async def dial(self, host: str, port: int, rule: Rule, *, scheme: str) -> Line:
         """A connection to the target, for "https" (a tunnel) or "http" (one request). Raises `EgressDenied` when its name
-        leads where offices do not go, `Unreachable`."""
+        leads where offices do not go, `EgressUnreachable`."""
         upstream = self.upstream(scheme, host)
         addresses = await self._addresses(host, port, rule, needed=upstream is None)
         if upstream is None:
@@ -97,7 +91,9 @@ class Dialer:
             return None
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme != "http" or parts.hostname is None:
-            raise Unreachable(f"This host's {scheme}_proxy is {parts.scheme}://…; Tenure knows http:// proxies only.")
+            raise EgressUnreachable(
+                f"This host's {scheme}_proxy is {parts.scheme}://…; Tenure knows http:// proxies only."
+            )
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -111,7 +107,7 @@ class Dialer:
                 found = await self._resolve(host, port)
         except (OSError, TimeoutError, UnicodeError):
             if needed:
-                raise Unreachable(f"The name {host} is not known (to this host's DNS).") from None
+                raise EgressUnreachable(f"The name {host} is not known (to this host's DNS).") from None
             return []
         if not self._allow_private:
             for address in found:
@@ -125,7 +121,7 @@ class Dialer:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 streams = await asyncio.open_connection(upstream.host, upstream.port, limit=STREAM_BYTES)
         except (OSError, TimeoutError):
-            raise Unreachable("The proxy that this host itself uses does not answer.") from None
+            raise EgressUnreachable("The proxy that this host itself uses does not answer.") from None
         return Line(*streams, through=upstream)
 
 
@@ -157,7 +153,7 @@ async def _first(addresses: list[str], host: str, port: int) -> Line:
             reason = "no answer"
         except OSError as error:
             reason = error.strerror or str(error)
-    raise Unreachable(f"{host}:{port} does not answer: {reason}.")
+    raise EgressUnreachable(f"{host}:{port} does not answer: {reason}.")
 
 
 async def _tunnel(line: Line, host: str, port: int) -> None:
@@ -176,4 +172,4 @@ async def _tunnel(line: Line, host: str, port: int) -> None:
     if status != [b"200"]:
         line.writer.transport.abort()
         said = status[0].decode("latin-1") if status else "nothing"
-        raise Unreachable(f"The proxy that this host itself uses answered {said} for {host}:{port}.")
+        raise EgressUnreachable(f"The proxy that this host itself uses answered {said} for {host}:{port}.")

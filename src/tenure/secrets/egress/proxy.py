@@ -152,7 +152,7 @@ class EgressProxy:
         return rule
 
     async def dial(self, what: str, host: str, port: int, rule: Rule, scheme: str) -> Line:
-        """Raises `EgressDenied`, `Unreachable`."""
+        """Raises `EgressDenied`, `EgressUnreachable`."""
         try:
             return await self._dialer.dial(host, port, rule, scheme=scheme)
         except EgressDenied as error:
