@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -29,6 +31,7 @@ RELIEF_EVERY_S = 2.0
 RELIEF_TIMEOUT_S = 60.0
 GRANT_TRIES = 5
 GRANT_PAUSE_S = 0.5
+VOLUME_MODE = 0o710
 
 OFFICE_PARAMETERS = TINY | {
     "max_connections": "32",
@@ -116,8 +119,8 @@ class OfficeServer:
 
     async def _start(self) -> None:
         async with self._lock:
-            await asyncio.to_thread(self._prepare)
             try:
+                await asyncio.to_thread(self._prepare)
                 await self.cluster.start()
             except DiskFull:
                 if self._grant_room is None:
@@ -128,6 +131,7 @@ class OfficeServer:
         """Starts a server whose volume is full, for as long as it takes to replay its log and give back what the log took;
         then its office can delete things. Raises `DiskFull` when that is not enough."""
         async with self._granted_room():
+            await asyncio.to_thread(self._prepare)
             await self.cluster.start()
             await self.cluster.stop()  # writes a checkpoint, after which the log is cut
         await self.cluster.start()
@@ -165,14 +169,26 @@ class OfficeServer:
                     connection.close()
 
     def _prepare(self) -> None:
-        """Owners and modes for the office's own database user; they differ in a volume just cloned."""
+        """Owners and modes for the office's own database user; they differ in a volume just cloned. Raises `DiskFull`."""
         ensure_tree(self._settings)
         sockets = self.cluster.socket_dir.parent
         sockets.mkdir(parents=True, exist_ok=True)
         open_way(self._settings, sockets)
+        open_way(self._settings, self._volume.parent)
+        try:
+            self._own()
+        except OSError as error:
+            if error.errno not in (errno.EDQUOT, errno.ENOSPC):
+                raise
+            raise DiskFull("The office's disk is full: its database cannot start.") from error
+
+    def _own(self) -> None:
+        """Changes only what differs: on a full disk there is no room even for an owner that is written again."""
         if os.geteuid() == 0:
             # Only this user passes: in the office's root lie set-uid files that an agent made.
-            os.chown(self._volume, 0, self._uid)
-            self._volume.chmod(0o710)
-        open_way(self._settings, self._volume.parent)
+            now = self._volume.stat()
+            if (now.st_uid, now.st_gid) != (0, self._uid):
+                os.chown(self._volume, 0, self._uid)
+            if stat.S_IMODE(now.st_mode) != VOLUME_MODE:
+                self._volume.chmod(VOLUME_MODE)
         own_tree(self.cluster.data_dir, self._uid, self._uid)
