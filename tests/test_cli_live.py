@@ -257,10 +257,15 @@ def test_what_cannot_be_copied_is_said(
 
 def test_a_full_disk_is_a_clear_error_and_can_be_emptied(live: Live, tenure: Shell, tmp_path: Path) -> None:
     agent = live.agent("full", disk_gb=1)
-    # More than once: what a write had reserved and did not use is free again a moment later.
-    agent.exec("for _ in 1 2 3; do head -c 2G /dev/zero >> big; sync; done")
     big = tmp_path / "more"
     big.write_bytes(os.urandom(32 * 1024**2))
+
+    def filled() -> bool:  # what a write had reserved and did not use is free again a moment later
+        agent.exec("head -c 2G /dev/zero >> big; sync", timeout_s=300)
+        usage = agent.show().usage
+        return usage is not None and (usage.disk_bytes or 0) > 1024**3 - big.stat().st_size // 4
+
+    eventually(filled, "the disk is full")
     for words in (("cp", str(big), f"{agent.name}:"), ("objects", "put", agent.name, str(big), "b/more")):
         done = tenure(*words)
         assert done.returncode == 9, done.stderr
