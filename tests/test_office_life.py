@@ -14,7 +14,7 @@ from fixtures.live import Live
 from tenure.client import Agent
 from tenure.client.endpoint import Endpoint
 from tenure.client.hands import HttpHands
-from tenure.errors import AlreadyExists, DatabaseError, DiskFull, InvalidName, NotFound, TooLarge
+from tenure.errors import AlreadyExists, DatabaseError, DiskFull, InvalidArgument, InvalidName, NotFound, TooLarge
 from tenure.testing.hands_conformance import CHECKS, DISRUPTIVE_CHECKS, check_hands
 from tenure.work.hands import Command, CommandState
 
@@ -104,6 +104,10 @@ def test_names_and_arguments_that_are_wrong_are_clear_errors(live: Live, agent: 
     for name in ("", "UPPER", "../etc", "a" * 41, "-x", "x-", "a b", "é"):
         with pytest.raises(InvalidName):
             live.tenure.agents.create(name)
+    with pytest.raises(InvalidArgument, match="the image alone"):
+        live.tenure.agents.create("tiny", disk_gb=0.4)
+    with pytest.raises(NotFound, match="tiny"):
+        live.tenure.agents.get("tiny")
     with pytest.raises(NotFound, match="no-such"):
         live.tenure.agents.get("no-such")
     with pytest.raises(TooLarge):

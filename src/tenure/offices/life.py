@@ -23,6 +23,8 @@ from tenure.work.hands import Command, CommandStatus
 SCRIPT_BYTES_MAX = 120 * 1024
 """Linux takes at most 128 KiB in one argument."""
 EXEC_TIMEOUT_S_DEFAULT = 600.0
+DISK_SPARE_BYTES_MIN = 200 * 1024**2
+"""What an office's disk must hold beside the image: room for its database to start and for a little work."""
 USER_DEFAULT = "agent"
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class Offices:
         """`check_egress` returns what to keep of the egress entries that a caller gave; it raises `InvalidArgument`."""
         self._store, self._parts, self._image = store, parts, image
         self._check_egress = check_egress
+        self._image_bytes: int | None = None  # measured once: an image does not change
         self._held: dict[str, Office] = {}
 
     # --- the installation ----------------------------------------------------------------------------------------------
@@ -115,7 +118,9 @@ class Offices:
             if (value := getattr(limits, key)) is not None
         }
         entries = self._check_egress(egress)
-        record = await self._store.add(name, self._image.id, replace(Limits(), **given), entries)
+        wanted = replace(Limits(), **given)
+        await self._check_disk(wanted)
+        record = await self._store.add(name, self._image.id, wanted, entries)
         office = self._hold(record)
         try:
             await office.make_volume(self._image_path(record))
@@ -127,6 +132,20 @@ class Offices:
             raise
         await self._store.set_stage(name, "asleep")
         return await office.view(with_usage=False)
+
+    async def _check_disk(self, wanted: Limits) -> None:
+        """An office that the image alone fills could not even start: it is refused before anything is made."""
+        if not self._parts.volumes.holds_limits:
+            return
+        if self._image_bytes is None:
+            self._image_bytes = (await self._parts.volumes.usage(self._image.path)).used_bytes
+        image_bytes = self._image_bytes
+        least_gb = (image_bytes + DISK_SPARE_BYTES_MIN) / 1024**3
+        if wanted.disk_gb < least_gb:
+            raise InvalidArgument(
+                f"A disk of {wanted.disk_gb:g} GB is too small: the image alone takes {image_bytes / 1024**3:.2f} GB of it.",
+                hint=f"Give the office at least {least_gb:.2f} GB.",
+            )
 
     async def need(self, name: str) -> None:
         """Raises `NotFound` when there is no such agent."""
