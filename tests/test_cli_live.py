@@ -412,7 +412,7 @@ def test_a_log_is_followed_while_the_office_sleeps_and_wakes(live: Live, tenure:
 def test_another_user_is_told_to_be_the_owner(tenure: Shell, agent: Agent, words: list[str], code: int) -> None:
     # The modules are loaded as root: another user may not be able to read where Python is installed.
     script = (
-        "import os, sys, tenure.cli, tenure.server.daemon, tenure.cli.commands.secure_shell\n"
+        "import os, sys, tenure.cli, tenure.client.attach, tenure.server.daemon, tenure.cli.commands.secure_shell\n"
         "assert tenure.cli.main(['status']) == 0\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "sys.exit(tenure.cli.main(sys.argv[1:]))\n"
