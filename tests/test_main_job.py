@@ -44,7 +44,7 @@ def done(new_settings: Callable[[], Settings]) -> Iterator[tuple[Tenure, str]]:
 
 def test_it_tells_what_happened(done: tuple[Tenure, str]) -> None:
     _, printed = done
-    for told in ("SIGKILL to the server and its worker", "none ran again", "still there", "# Anomalous days"):
+    for told in ("SIGKILL to the server and its worker", "none ran again", "still there", "Anomalous days in Seattle"):
         assert told in printed
     assert "GONE" not in printed
 

@@ -206,17 +206,13 @@ class FakeHands(Hands):
     def _status(self, job: Path) -> CommandStatus:
         if not job.is_dir():
             return CommandStatus(CommandState.ABSENT)
-        output = _read(job / "output")
-        text, size = output[-OUTPUT_BYTES_MAX:].decode("utf-8", "replace"), len(output)
         for last in (False, True):
             if (job / "exit.json").exists():
-                return CommandStatus(
-                    CommandState.EXITED, **json.loads((job / "exit.json").read_text()), output=text, output_bytes=size
-                )
+                return _told(job, CommandState.EXITED, **json.loads((job / "exit.json").read_text()))
             if not last and _is_running(job):
-                return CommandStatus(CommandState.RUNNING, output=text, output_bytes=size)
+                return _told(job, CommandState.RUNNING)
         # (Looked at twice: it may have ended between the two questions.)
-        return CommandStatus(CommandState.LOST, output=text, output_bytes=size)
+        return _told(job, CommandState.LOST)
 
     def _end_commands(self, agent: str) -> None:
         for job in (self._office(agent) / "jobs").iterdir():
@@ -240,6 +236,13 @@ class FakeHands(Hands):
 
 _children: list[subprocess.Popen[bytes]] = []
 """So that the ended ones are reaped: a zombie looks alive to who asks by pid."""
+
+
+def _told(job: Path, state: CommandState, **more: Any) -> CommandStatus:
+    # The output is read after the state: that of a command that ended is whole only then.
+    output = _read(job / "output")
+    text = output[-OUTPUT_BYTES_MAX:].decode("utf-8", "replace")
+    return CommandStatus(state, **more, output=text, output_bytes=len(output))
 
 
 def _is_running(job: Path) -> bool:
