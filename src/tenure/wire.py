@@ -119,6 +119,65 @@ class Probe(Answer):
     ok: bool
 
 
+# --- snapshots -----------------------------------------------------------------------------------------------------
+class SnapshotRequest(Request):
+    """`POST …/snapshots`. A name is unique among the agent's snapshots and follows the rule for agents' names."""
+
+    name: str | None = None
+
+
+class Snapshot(Answer):
+    id: str
+    agent: str
+    name: str | None = None
+    kind: str
+    """ "manual" (stays until deleted), or automatic: "before-restore", "fork"; of those the newest are kept."""
+    created_at: datetime
+    image: str
+    parent: str | None = None
+    """The snapshot that the office was last restored from or forked of."""
+    runs: dict[str, int] = Field(default_factory=dict[str, int])
+    """How far the journal (seq) of each run that was not over had come."""
+
+
+class SnapshotList(Answer):
+    snapshots: list[Snapshot]
+
+
+class Restored(Answer):
+    """`POST …/restore`: restoring `before` undoes it."""
+
+    agent: Agent
+    snapshot: Snapshot
+    before: Snapshot
+
+
+class DiffEntry(Answer):
+    kind: str
+    """ "file" (also a directory or a link) or "object"."""
+    path: str
+    change: str
+    """ "added", "removed" or "changed"."""
+    size_bytes: int
+
+
+class Diff(Answer):
+    """What became of files and objects, by names and metadata. `entries` are cut when `truncated`; the counts are of all."""
+
+    entries: list[DiffEntry] = Field(default_factory=list[DiffEntry])
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    truncated: bool = False
+
+
+class ForkRequest(Request):
+    """`POST …/fork`: of a snapshot (id or name), or of the office as it is now."""
+
+    new: str
+    snapshot: str | None = Field(default=None, max_length=64)
+
+
 # --- commands in an office -----------------------------------------------------------------------------------------
 class ExecRequest(Request):
     """`POST …/exec`: exactly one of `argv` and `script` (a shell script, run by `bash -c`)."""

@@ -8,11 +8,23 @@ import typer
 from typer.core import TyperGroup
 
 from tenure.cli.command import Home, Json, Outer
-from tenure.cli.commands import agents, execute, files, inbox, lifecycle, objects, runs, secure_shell, server, sql
+from tenure.cli.commands import (
+    agents,
+    execute,
+    files,
+    inbox,
+    lifecycle,
+    objects,
+    runs,
+    secure_shell,
+    server,
+    snapshots,
+    sql,
+)
 
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
-    *("agent", "sleep", "wake"),
+    *("agent", "sleep", "wake", "snapshot", "fork"),
     *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy"),
     *("run", "runs", "inbox"),
 )
@@ -57,5 +69,5 @@ def main(
         print(ctx.get_help())
 
 
-for noun in (server, agents, lifecycle, execute, files, sql, objects, runs, inbox, secure_shell):
+for noun in (server, agents, lifecycle, snapshots, execute, files, sql, objects, runs, inbox, secure_shell):
     noun.register(app)

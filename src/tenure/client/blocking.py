@@ -93,6 +93,7 @@ class Agent(views.AgentView):
         super().__init__(name, info)
         self._transport = transport
         self.objects = Objects(transport, name)
+        self.snapshots = Snapshots(transport, name)
 
     def _told(self, call: Call[wire.Agent]) -> Agent:
         self.info = self._transport.send(call)
@@ -111,6 +112,11 @@ class Agent(views.AgentView):
 
     def restart(self) -> Agent:
         return self._told(calls.restart(self.name))
+
+    def fork(self, new: str, *, snapshot: str | None = None) -> Agent:
+        """A new agent, awake, whose office is a copy of this one's: of a snapshot (id or name), or as it is now."""
+        request = wire.ForkRequest(new=new, snapshot=snapshot)
+        return Agent(self._transport, new, self._transport.send(calls.fork(self.name, request)))
 
     def delete(self) -> None:
         """Deletes the agent and everything it owns. Cannot be undone."""
@@ -204,6 +210,34 @@ class Objects:
 
     def delete(self, bucket: str, name: str) -> None:
         self._transport.send(calls.delete_object(self._agent, bucket, name))
+
+
+class Snapshots:
+    """The agent's snapshots: the whole office as of one instant each. They are called by id or by name."""
+
+    def __init__(self, transport: Transport, agent: str) -> None:
+        self._transport, self._agent = transport, agent
+
+    def create(self, name: str | None = None) -> wire.Snapshot:
+        """Of the office as it is now, awake or asleep. Stays until it is deleted."""
+        request = wire.SnapshotRequest(name=name)
+        return self._transport.send(calls.take_snapshot(self._agent, request))
+
+    def list(self) -> list[wire.Snapshot]:
+        """The oldest first; also the automatic ones."""
+        return self._transport.send(calls.list_snapshots(self._agent)).snapshots
+
+    def delete(self, snapshot: str) -> None:
+        self._transport.send(calls.delete_snapshot(self._agent, snapshot))
+
+    def restore(self, snapshot: str) -> wire.Restored:
+        """Puts the whole office back; restoring the answer's `before` undoes it. Raises `Conflict` while a run of the agent
+        is at work."""
+        return self._transport.send(calls.restore_snapshot(self._agent, snapshot))
+
+    def diff(self, snapshot: str, to: str | None = None) -> wire.Diff:
+        """What became of files and objects since, up to another snapshot or now."""
+        return self._transport.send(calls.diff_snapshot(self._agent, snapshot, to))
 
 
 class Runs:

@@ -5,6 +5,7 @@ Both SDKs and `HttpHands` are built from these. A builder checks names before an
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -17,6 +18,7 @@ from tenure.names import check_name
 T = TypeVar("T")
 M = TypeVar("M", bound=wire.Answer)
 
+_SNAPSHOT = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 ANSWER_S = 30.0
 """A request that touches no office."""
 OFFICE_S = 180.0
@@ -130,6 +132,51 @@ def probe(name: str) -> Call[wire.Probe]:
 def office_log(name: str, lines: int, *, follow: bool) -> Call[bytes]:
     params: dict[str, str | int | float] = {"lines": lines, "follow": "true" if follow else "false"}
     return Call("GET", _agent(name, "logs"), _raw, params, timeout_s=ANSWER_S, repeatable=True)
+
+
+# --- snapshots -------------------------------------------------------------------------------------------------------
+def _snapshot(agent: str, snapshot: str, *rest: str) -> str:
+    if not _SNAPSHOT.match(snapshot):
+        raise InvalidArgument(
+            f"{snapshot!r} is neither the id nor the name of a snapshot.",
+            hint=f"`tenure snapshot list {agent}` shows both.",
+        )
+    return _agent(agent, "snapshots", snapshot, *rest)
+
+
+def take_snapshot(agent: str, request: wire.SnapshotRequest) -> Call[wire.Snapshot]:
+    if request.name is not None:
+        check_name(request.name, "snapshot")
+    path = _agent(agent, "snapshots")
+    return Call("POST", path, _model(wire.Snapshot), body=request, timeout_s=OFFICE_S)
+
+
+def list_snapshots(agent: str) -> Call[wire.SnapshotList]:
+    return Call("GET", _agent(agent, "snapshots"), _model(wire.SnapshotList), timeout_s=OFFICE_S, repeatable=True)
+
+
+def delete_snapshot(agent: str, snapshot: str) -> Call[None]:
+    return Call("DELETE", _snapshot(agent, snapshot), _nothing, timeout_s=OFFICE_S)
+
+
+def restore_snapshot(agent: str, snapshot: str) -> Call[wire.Restored]:
+    return Call("POST", _snapshot(agent, snapshot, "restore"), _model(wire.Restored), timeout_s=CREATE_S)
+
+
+def diff_snapshot(agent: str, snapshot: str, to: str | None) -> Call[wire.Diff]:
+    params: dict[str, str | int | float] = {}
+    if to is not None:
+        _snapshot(agent, to)
+        params["to"] = to
+    path = _snapshot(agent, snapshot, "diff")
+    return Call("GET", path, _model(wire.Diff), params, timeout_s=CREATE_S, repeatable=True)
+
+
+def fork(agent: str, request: wire.ForkRequest) -> Call[wire.Agent]:
+    check_name(request.new)
+    if request.snapshot is not None:
+        _snapshot(agent, request.snapshot)
+    return Call("POST", _agent(agent, "fork"), _model(wire.Agent), body=request, timeout_s=CREATE_S)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

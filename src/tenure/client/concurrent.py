@@ -79,6 +79,7 @@ class AsyncAgent(views.AgentView):
         super().__init__(name, info)
         self._transport = transport
         self.objects = AsyncObjects(transport, name)
+        self.snapshots = AsyncSnapshots(transport, name)
 
     async def _told(self, call: Call[wire.Agent]) -> AsyncAgent:
         self.info = await self._transport.send(call)
@@ -96,6 +97,10 @@ class AsyncAgent(views.AgentView):
 
     async def restart(self) -> AsyncAgent:
         return await self._told(calls.restart(self.name))
+
+    async def fork(self, new: str, *, snapshot: str | None = None) -> AsyncAgent:
+        request = wire.ForkRequest(new=new, snapshot=snapshot)
+        return AsyncAgent(self._transport, new, await self._transport.send(calls.fork(self.name, request)))
 
     async def delete(self) -> None:
         await self._transport.send(calls.delete_agent(self.name))
@@ -193,6 +198,27 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
     with await asyncio.to_thread(path.open, "rb") as file:
         while chunk := await asyncio.to_thread(file.read, calls.CHUNK_BYTES):
             yield chunk
+
+
+class AsyncSnapshots:
+    def __init__(self, transport: AsyncTransport, agent: str) -> None:
+        self._transport, self._agent = transport, agent
+
+    async def create(self, name: str | None = None) -> wire.Snapshot:
+        request = wire.SnapshotRequest(name=name)
+        return await self._transport.send(calls.take_snapshot(self._agent, request))
+
+    async def list(self) -> list[wire.Snapshot]:
+        return (await self._transport.send(calls.list_snapshots(self._agent))).snapshots
+
+    async def delete(self, snapshot: str) -> None:
+        await self._transport.send(calls.delete_snapshot(self._agent, snapshot))
+
+    async def restore(self, snapshot: str) -> wire.Restored:
+        return await self._transport.send(calls.restore_snapshot(self._agent, snapshot))
+
+    async def diff(self, snapshot: str, to: str | None = None) -> wire.Diff:
+        return await self._transport.send(calls.diff_snapshot(self._agent, snapshot, to))
 
 
 class AsyncRuns:

@@ -89,6 +89,10 @@ class OfficeDatabase:
         """Stops PostgreSQL, disconnecting everyone; the next connection starts it again. Idempotent."""
         await self._server.stop()
 
+    def at_rest(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """A block in which PostgreSQL is stopped and nobody can start it, for work on its files."""
+        return self._server.at_rest()
+
     async def close(self) -> None:
         """Stops listening and breaks the office's connections; PostgreSQL runs on (it may be adopted). Idempotent."""
         await self._pump.close()

@@ -95,6 +95,13 @@ class OfficeServer:
         async with self._lock:
             await self.cluster.stop()
 
+    @contextlib.asynccontextmanager
+    async def at_rest(self) -> AsyncGenerator[None]:
+        """Stopped, and not started by anybody meanwhile: who needs it waits."""
+        async with self._lock:
+            await self.cluster.stop()
+            yield
+
     async def connect(self, timeout_s: float) -> Connection:
         """A connection as the agent, whose statements the server ends after `timeout_s`; starts the server when it is down,
         waits while it recovers. Raises `DiskFull`, `DatabaseError`, `InternalError`."""

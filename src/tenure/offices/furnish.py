@@ -13,7 +13,7 @@ import asyncssh
 
 from tenure.errors import VolumeError
 from tenure.offices.models import OfficeRecord
-from tenure.offices.rootfs import read_file, write_file
+from tenure.offices.rootfs import read_file, remove_file, write_file
 from tenure.secrets.egress.clients import configure_office
 from tenure.settings import Settings
 
@@ -31,6 +31,7 @@ SUDO = b"""\
 exec /.tenure/bin/officed sudo "$@"
 """
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+HOST_KEY_KINDS = ("ed25519", "ecdsa", "rsa", "dsa")
 
 
 def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str]) -> list[str]:
@@ -60,6 +61,13 @@ def _ensure_host_key(root: Path, name: str) -> None:
         key = asyncssh.generate_private_key("ssh-ed25519", name)  # pyright: ignore[reportUnknownMemberType]
         write_file(root, HOST_KEY, key.export_private_key(), mode=0o600)
         write_file(root, HOST_KEY + ".pub", key.export_public_key())
+
+
+def forget_identity(volume: Path) -> None:
+    """Removes what says which machine this is, from the clone that becomes another one: its first boot makes its own."""
+    for kind in HOST_KEY_KINDS:
+        for ending in ("", ".pub"):
+            remove_file(volume / "rootfs", f"etc/ssh/ssh_host_{kind}_key{ending}")
 
 
 def in_common(settings: Settings, volume: Path) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
-from tenure.errors import InvalidArgument, SetupError, TenureError, TooLarge
+from tenure.errors import AlreadyExists, InvalidArgument, NotFound, SetupError, TenureError, TooLarge
 from tenure.names import check_name
 from tenure.offices.door.door import RunResult
 from tenure.offices.door.session import Session, Stream
-from tenure.offices.models import Limits, OfficeRecord, OfficeView
+from tenure.offices.models import Limits, OfficeRecord, OfficeView, SnapshotKind
 from tenure.offices.office import Office, OfficeParts
+from tenure.offices.snapshots import Snapshots
 from tenure.offices.store import OfficeStore
 from tenure.work.hands import Command, CommandStatus
 
@@ -56,14 +58,17 @@ class Offices:
         store: OfficeStore,
         parts: OfficeParts,
         image: _Image,
+        make_snapshots: Callable[[Callable[[str], Awaitable[Office]]], Snapshots],
         *,
         check_egress: Callable[[Sequence[str]], Sequence[str]] = tuple,
     ) -> None:
-        """`check_egress` returns what to keep of the egress entries that a caller gave; it raises `InvalidArgument`."""
+        """`make_snapshots` gets what finds an office by its agent's name. `check_egress` returns what to keep of the egress
+        entries that a caller gave; it raises `InvalidArgument`."""
         self._store, self._parts, self._image = store, parts, image
         self._check_egress = check_egress
         self._image_bytes: int | None = None  # measured once: an image does not change
         self._held: dict[str, Office] = {}
+        self.snapshots = make_snapshots(self._office)
 
     # --- the installation ----------------------------------------------------------------------------------------------
     async def adopt_all(self) -> None:
@@ -72,17 +77,29 @@ class Offices:
             office = self._hold(record)
             try:
                 if record.stage == "creating":
-                    await office.make_volume(self._image_path(record))
-                    await office.limit_disk()
-                    await self._store.set_stage(record.name, "asleep")
+                    await self._create_again(office)
                 elif record.stage == "deleting":
                     await self._demolish(office)
                 else:
                     await office.adopt()
+                    await self.snapshots.tidy(record.name)
             except TenureError as error:
                 logger.warning("adopting %s: %s", record.name, error)
                 office.log.write("office", f"not adopted: {error.message}")
         self._parts.spares.replenish(self._image.path)
+
+    async def _create_again(self, office: Office) -> None:
+        """What a dead server began. A fork whose snapshot is gone goes, too: nobody was told that it is there."""
+        record = office.record
+        if record.origin is None:
+            await office.make_volume(self._image_path(record))
+            await office.limit_disk()
+        elif (snapshot := await self.snapshots.find(record.origin)) is not None:
+            await office.make_fork(snapshot)
+        else:
+            await self._demolish(office)
+            return
+        await self._store.set_stage(record.name, "asleep")
 
     async def close(self) -> None:
         """For `tenure down`: every office is put to sleep."""
@@ -147,6 +164,34 @@ class Offices:
                 hint=f"Give the office at least {least_gb:.2f} GB.",
             )
 
+    async def fork(self, name: str, new: str, snapshot: str | None = None) -> OfficeView:
+        """A new agent, awake, whose office is a clone of `name`'s: of a snapshot by id or name, or as it is now. Limits and
+        egress are the same; host key and database user are its own. Raises `InvalidName`, `NotFound`, `AlreadyExists`."""
+        check_name(new)
+        source = (await self._office(name)).record
+        if snapshot is not None:
+            await self.snapshots.get(name, snapshot)
+        with contextlib.suppress(NotFound):  # before a snapshot is taken in vain
+            await self._store.get(new)
+            raise AlreadyExists(f"There is an agent named {new} already.", hint="Choose another name for the fork.")
+        taken = snapshot or (await self.snapshots.take(name, kind=SnapshotKind.FORK)).id
+        async with self.snapshots.kept(name, taken) as (found, path):
+            record = await self._store.add(new, source.image, source.limits, source.egress, found.id)
+            office = self._hold(record)
+            try:
+                await office.make_fork(path)
+            except BaseException:
+                await asyncio.shield(self._demolish(office))
+                raise
+        try:
+            office.log.write("office", f"forked of {name}, snapshot {found.id}")
+            await office.ready()
+        except BaseException:
+            await asyncio.shield(self._demolish(office))
+            raise
+        await self._store.set_stage(new, "asleep")
+        return await office.view(with_usage=False)
+
     async def need(self, name: str) -> None:
         """Raises `NotFound` when there is no such agent."""
         await self._office(name)
@@ -165,6 +210,7 @@ class Offices:
         await self._demolish(office)
 
     async def _demolish(self, office: Office) -> None:
+        await self.snapshots.remove_all(office.record.name)
         await office.demolish()
         await self._store.remove(office.record.name)
         self._held.pop(office.record.name, None)
@@ -258,7 +304,9 @@ class Offices:
         return (await self._office(name)).database
 
     async def objects(self, name: str) -> ObjectStore:
-        return (await self._office(name)).objects
+        office = await self._office(name)
+        await office.settled()
+        return office.objects
 
     async def logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
         return (await self._office(name)).log.read(lines, follow)

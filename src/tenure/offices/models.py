@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 
 from tenure.offices.sandboxes.base import SandboxLimits
 
@@ -55,6 +56,8 @@ class OfficeRecord:
     """ "creating" until the volume is whole, "deleting" at the end, "asleep" between: whether it is awake now, the system
     is asked."""
     created_at: datetime
+    origin: str | None = None
+    """For a fork: the id of the snapshot of which it is a clone."""
 
     @property
     def uid(self) -> int:
@@ -95,3 +98,44 @@ class OfficeView:
 
     def with_usage(self, usage: Usage) -> OfficeView:
         return replace(self, usage=usage)
+
+
+class SnapshotKind(StrEnum):
+    MANUAL = "manual"
+    """Somebody asked for it: stays until somebody deletes it."""
+    BEFORE_RESTORE = "before-restore"
+    FORK = "fork"
+    """Of an office as it was when it was forked."""
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether it goes by itself when newer ones came."""
+        return self is not SnapshotKind.MANUAL
+
+
+@dataclass(frozen=True)
+class SnapshotRecord:
+    """A snapshot's row in the control database. Its volume is `Settings.snapshots_dir`/agent/id."""
+
+    id: str
+    agent: str
+    name: str | None
+    kind: SnapshotKind
+    stage: str
+    """ "taking", "whole" or "deleting"."""
+    image: str
+    parent: str | None
+    """The snapshot that the office was last restored from or forked of."""
+    runs: dict[str, int]
+    """How far the journal of each run of the agent that was not over had come. What the journal says by then to be done is
+    in the snapshot; the snapshot may have more."""
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` did: `before` brings back what was there."""
+
+    agent: OfficeView
+    snapshot: SnapshotRecord
+    before: SnapshotRecord

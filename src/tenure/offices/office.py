@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
 from tenure.errors import DoorClosed, NotFound, SandboxError, TenureError
 from tenure.offices import furnish
+from tenure.offices.clones import Clones, write_office_file
 from tenure.offices.door.door import Door
 from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord, OfficeView, Usage
@@ -79,6 +80,7 @@ class Office:
         self._listening: list[Listener] | None = None
         self._waking = False
         self._broken = False
+        self._vacant = False
         self._measuring = asyncio.Lock()
         self._measured = ("", Usage(), 0.0)
 
@@ -207,7 +209,11 @@ class Office:
     async def adopt(self) -> None:
         """For a server that starts: takes over a running sandbox; cleans up a dead one. Never wakes."""
         async with self._changing:
+            await self._clones.settle(self.record.name)
             state = await self._sandbox_state()
+            if state is SandboxState.PAUSED:  # its server died while it took a snapshot
+                await self._parts.sandboxes.resume(self.record.name)
+                state = SandboxState.RUNNING
             if state is SandboxState.RUNNING:
                 await self._adopt()
             elif state is not SandboxState.ABSENT:
@@ -267,6 +273,48 @@ class Office:
         except (TimeoutError, SandboxError, TenureError):
             return False
 
+    # --- being copied and replaced -----------------------------------------------------------------------------------
+    @property
+    def _clones(self) -> Clones:
+        return Clones(self._parts.settings, self._parts.volumes)
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncGenerator[None]:
+        """Its processes are frozen meanwhile, so that a copy has all that they wrote before one instant and nothing that they
+        wrote after: the file system alone does not promise that of files that were not synced. Its database and objects
+        sync what they confirm; the database rests where copying takes longer than an instant."""
+        async with self._changing, contextlib.AsyncExitStack() as stack:
+            if await self._sandbox_state() is SandboxState.RUNNING:
+                await self._parts.sandboxes.pause(self.record.name)
+                stack.push_async_callback(self._parts.sandboxes.resume, self.record.name)
+            if not self._parts.volumes.instant_snapshots:
+                await stack.enter_async_context(self.database.at_rest())
+            yield
+
+    @contextlib.asynccontextmanager
+    async def vacated(self) -> AsyncGenerator[None]:
+        """Nothing of it runs meanwhile, and whoever needs it waits. Then it wakes if it was awake; one that does not wake is
+        broken, as after any boot."""
+        async with self._changing:
+            was_awake = await self._sandbox_state() in (SandboxState.RUNNING, SandboxState.PAUSED)
+            self._vacant = True
+            try:
+                await self._stop()
+                async with self.database.at_rest():
+                    yield
+            finally:
+                self._vacant = False
+                self._measured = ("", Usage(), 0.0)
+                if was_awake:
+                    with contextlib.suppress(TenureError):
+                        await self._boot(SandboxState.ABSENT)
+
+    async def settled(self) -> None:
+        """Returns when its volume is not being replaced."""
+        if self._vacant:
+            async with self._changing:
+                pass
+
     # --- volume ------------------------------------------------------------------------------------------------------
     async def make_volume(self, image: Path) -> None:
         """Clones the image. What a killed attempt left is replaced, since nothing was ever stored in it."""
@@ -276,7 +324,14 @@ class Office:
         await self._parts.spares.clone(image, self.volume)
         # Its files belong to user ids that people on the host may have: they must not get there.
         self.volume.chmod(0o700)
-        (self.volume / "office.json").write_text(json.dumps({"agent": self.record.name, "image": self.record.image}))
+        write_office_file(self.volume, self.record, None)
+
+    async def make_fork(self, snapshot: Path) -> None:
+        """Clones a snapshot of another office, limit included. What a killed attempt left is replaced."""
+        if await self._sandbox_state() is not SandboxState.ABSENT:
+            await self._parts.sandboxes.stop(self.record.name, grace_s=0)
+        await self._clones.stage(self.record, snapshot, fork=True)
+        await self._clones.place(self.record)
 
     async def _grant_room(self, extra_bytes: int) -> None:
         """Lets a database that filled its disk recover: it needs room to start, and gives it back."""
@@ -290,6 +345,7 @@ class Office:
         """Stops everything and deletes the volume, the doorway and the log."""
         async with self._changing:
             await self._stop()
+            await self._clones.settle(self.record.name)
             await self._parts.volumes.delete(self.volume)
             if self.doorway.exists():
                 for path in self.doorway.iterdir():

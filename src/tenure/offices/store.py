@@ -13,7 +13,7 @@ from tenure.database.connect import ControlDatabase
 from tenure.errors import AlreadyExists, NotFound
 from tenure.offices.models import Limits, OfficeRecord
 
-_COLUMNS = "name, number, image, limits, egress, stage, created_at"
+_COLUMNS = "name, number, image, limits, egress, stage, created_at, origin"
 
 
 class OfficeStore:
@@ -22,13 +22,16 @@ class OfficeStore:
     def __init__(self, database: ControlDatabase) -> None:
         self._database = database
 
-    async def add(self, name: str, image: str, limits: Limits, egress: Sequence[str]) -> OfficeRecord:
-        """A new row in stage "creating". Raises `AlreadyExists`."""
+    async def add(
+        self, name: str, image: str, limits: Limits, egress: Sequence[str], origin: str | None = None
+    ) -> OfficeRecord:
+        """A new row in stage "creating"; a fork has the id of a snapshot as `origin`. Raises `AlreadyExists`."""
         try:
             row = await self._database.fetch_one(
-                f"INSERT INTO agents (name, image, limits, egress, stage) VALUES (%s, %s, %s, %s, 'creating') "
+                "INSERT INTO agents (name, image, limits, egress, origin, stage) "
+                f"VALUES (%s, %s, %s, %s, %s, 'creating') "
                 f"RETURNING {_COLUMNS}",
-                (name, image, Jsonb(asdict(limits)), Jsonb(list(egress))),
+                (name, image, Jsonb(asdict(limits)), Jsonb(list(egress)), origin),
             )
         except UniqueViolation:
             raise AlreadyExists(
@@ -71,4 +74,5 @@ def _record(row: dict[str, Any]) -> OfficeRecord:
         egress=tuple(row["egress"]),
         stage=row["stage"],
         created_at=row["created_at"],
+        origin=row["origin"],
     )

@@ -23,6 +23,8 @@ from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord
 from tenure.offices.office import Listener, ListenerFactory, OfficeParts
 from tenure.offices.sandboxes.gvisor import GvisorDriver
+from tenure.offices.snapshot_store import SnapshotStore
+from tenure.offices.snapshots import Snapshots
 from tenure.offices.spares import SpareVolumes
 from tenure.offices.store import OfficeStore
 from tenure.offices.volumes import detect_driver
@@ -37,6 +39,7 @@ from tenure.server.services import Services
 from tenure.settings import Settings
 from tenure.setup import current_image
 from tenure.work.claims import release_claims, worker_id
+from tenure.work.faultpoints import arm_from_environment
 from tenure.work.runs import Runs
 
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,6 +48,7 @@ OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/
 @asynccontextmanager
 async def build(ground: Ground) -> AsyncGenerator[Built]:
     """The real services on real drivers. Raises `SetupError` where the machine lacks something."""
+    arm_from_environment()  # for tests
     settings = ground.settings
     async with ControlDatabase(ground.dsn) as database:
         listeners: dict[str, ListenerFactory] = {}
@@ -57,17 +61,19 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             listeners=listeners,
             environment=environment(settings),
         )
+        runs = Runs(database)
         clients = await asyncio.to_thread(read_host_clients)
         offices = Offices(
             OfficeStore(database),
             parts,
             current_image(settings),
+            lambda find_office: Snapshots(SnapshotStore(database), parts, runs.open_of, find_office),
             check_egress=lambda entries: check_entries(entries, clients.presets),
         )
         services = Services(
             settings=settings,
             offices=offices,
-            runs=Runs(database),
+            runs=runs,
             inbox=Inbox(database),
             started_at=datetime.now(UTC),
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",

@@ -145,7 +145,37 @@ class Objects(Protocol):
         """Raises `NotFound`."""
 
 
+class Snapshots(Protocol):
+    """Values with the attributes of `wire.Snapshot`, `wire.Restored`, `wire.Diff`. A snapshot is named by its id or its name;
+    raises `NotFound` when the agent has none such."""
+
+    async def take(self, agent: str, name: str | None = None) -> Any:
+        """Does not wake the office. Raises `InvalidName`, `AlreadyExists`, `Conflict` when there are too many, `DiskFull`."""
+        ...
+
+    async def list(self, agent: str) -> Sequence[Any]:
+        """The oldest first."""
+        ...
+
+    async def delete(self, agent: str, wanted: str) -> None: ...
+    async def restore(self, agent: str, wanted: str) -> Any:
+        """Raises `Conflict` while a run of the agent is at work."""
+        ...
+
+    async def diff(self, agent: str, wanted: str, to: str | None = None) -> Any:
+        """To another snapshot, or to now."""
+        ...
+
+
 class Offices(Protocol):
+    @property
+    def snapshots(self) -> Snapshots: ...
+
+    async def fork(self, name: str, new: str, snapshot: str | None = None) -> Office:
+        """A new agent, awake: a clone of a snapshot, or of the office as it is now. Raises `InvalidName`, `AlreadyExists`,
+        `DiskFull`, `SandboxError`."""
+        ...
+
     async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str]) -> Office:
         """A new office, awake. Raises `InvalidName`, `InvalidArgument` (unknown preset, malformed domain),
         `AlreadyExists`, `DiskFull`, `SandboxError`."""

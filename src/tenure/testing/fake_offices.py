@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,6 +132,52 @@ class FakeOffice:
         return self.name
 
 
+class FakeSnapshots:
+    """See `tenure.server.services.Snapshots`. Keeps that there were some, and nothing of what was in the offices."""
+
+    def __init__(self, find: Callable[[str], FakeOffice]) -> None:
+        self._find = find
+        self._taken: dict[str, list[wire.Snapshot]] = {}
+
+    def _get(self, agent: str, wanted: str) -> wire.Snapshot:
+        self._find(agent)
+        for one in self._taken.get(agent, []):
+            if wanted in (one.id, one.name):
+                return one
+        raise NotFound(f"{agent} has no snapshot {wanted[:60]!r}.", hint=f"`tenure snapshot list {agent}` shows them.")
+
+    async def take(self, agent: str, name: str | None = None, kind: str = "manual") -> wire.Snapshot:
+        office, taken = self._find(agent), self._taken.setdefault(agent, [])
+        if name is not None and check_name(name, "snapshot") in [one.name for one in taken]:
+            raise AlreadyExists(f"{agent} has a snapshot named {name} already.")
+        new_id = f"snap_{secrets.token_hex(6)}"
+        now = datetime.now(UTC)
+        taken.append(wire.Snapshot(id=new_id, agent=agent, name=name, kind=kind, created_at=now, image=office.image))
+        return taken[-1]
+
+    async def list(self, agent: str) -> Sequence[wire.Snapshot]:
+        self._find(agent)
+        return self._taken.get(agent, [])
+
+    async def get(self, agent: str, wanted: str) -> wire.Snapshot:
+        return self._get(agent, wanted)
+
+    async def delete(self, agent: str, wanted: str) -> None:
+        self._taken[agent].remove(self._get(agent, wanted))
+
+    async def restore(self, agent: str, wanted: str) -> dict[str, Any]:
+        snapshot = self._get(agent, wanted)
+        before = await self.take(agent, kind="before-restore")
+        return {"agent": self._find(agent), "snapshot": snapshot, "before": before}
+
+    async def diff(self, agent: str, wanted: str, to: str | None = None) -> wire.Diff:
+        for one in (wanted, to):
+            if one is not None:
+                self._get(agent, one)
+        entry = wire.DiffEntry(kind="file", path="/home/agent/a", change="added", size_bytes=1)
+        return wire.Diff(entries=[entry], added=1)
+
+
 class FakeOffices:
     """See `tenure.server.services.Offices`. `host_root` lets the file endpoints work on a directory of the host; without it
     no file exists, so that a fuzzer can do no harm. `sessions` are all that were attached."""
@@ -139,6 +186,7 @@ class FakeOffices:
         self._offices: dict[str, FakeOffice] = {}
         self._host_root = host_root
         self.sessions: list[FakeSession] = []
+        self.snapshots = FakeSnapshots(self._get)
         self.closed = False
 
     def _get(self, name: str) -> FakeOffice:
@@ -166,6 +214,16 @@ class FakeOffices:
         )
         self._offices[name] = FakeOffice(name, wanted, tuple(egress))
         return self._offices[name]
+
+    async def fork(self, name: str, new: str, snapshot: str | None = None) -> FakeOffice:
+        source = self._get(name)
+        if snapshot is not None:
+            await self.snapshots.get(name, snapshot)
+        check_name(new)
+        if new in self._offices:
+            raise AlreadyExists(f"There is an agent {new!r} already.")
+        self._offices[new] = FakeOffice(new, source.limits, source.egress)
+        return self._offices[new]
 
     async def need(self, name: str) -> None:
         self._get(name)

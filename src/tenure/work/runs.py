@@ -136,6 +136,14 @@ class Runs:
             await _queue(connection, run_id)
         return await self.get(run_id)
 
+    async def open_of(self, agent: str) -> list[tuple[str, str, int]]:
+        """(id, state, seq of its journal) of each run of the agent that is not over."""
+        rows = await self._database.fetch(
+            "select id, state, last_seq from runs where agent = %s and state in ('queued', 'running', 'parked') order by id",
+            (agent,),
+        )
+        return [(row["id"], row["state"], row["last_seq"]) for row in rows]
+
     async def _row(self, run_id: str) -> DictRow:
         row = await self._database.fetch_one(f"select {_COLUMNS} from runs where id = %s", (run_id,))
         return _found(row, run_id)

@@ -166,6 +166,8 @@ class GvisorDriver(SandboxDriver):
         except OSError as error:
             raise SandboxError(f"The sandbox {sandbox_id} cannot be frozen or thawed: {error}.") from error
         if not await _wait_until(lambda: cgroup.is_frozen == frozen, FREEZE_TIMEOUT_S):
+            if frozen:  # or it would freeze later, when nobody thaws it any more
+                cgroup.freeze(frozen=False)
             raise SandboxError(f"The sandbox {sandbox_id} did not freeze or thaw in {FREEZE_TIMEOUT_S:.0f} s.")
 
     # --- names ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,107 @@
+"""Volumes made of snapshots: cloned and prepared where nobody looks, then put in place by a rename.
+
+Whoever dies in between leaves the office's old volume or the new one, whole; `settle` puts it in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tenure.offices import furnish
+from tenure.offices.models import OfficeRecord
+from tenure.offices.volumes.base import VolumeDriver
+from tenure.settings import Settings
+from tenure.work.faultpoints import reach
+
+OFFICE_FILE = "office.json"
+OFFICE_FILE_BYTES_MAX = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Clones:
+    """Of one installation."""
+
+    settings: Settings
+    volumes: VolumeDriver
+
+    # No agent can have a name that begins with a dot.
+    def staged(self, agent: str) -> Path:
+        """Where a clone is prepared."""
+        return self.settings.snapshots_dir / ".staged" / agent
+
+    def replaced(self, agent: str) -> Path:
+        """Where the volume goes that a clone took the place of."""
+        return self.settings.snapshots_dir / ".replaced" / agent
+
+    async def stage(self, record: OfficeRecord, snapshot: Path, *, fork: bool) -> None:
+        """Makes and prepares a clone of `snapshot` for the office; for a `fork`, one that is another machine."""
+        staged = self.staged(record.name)
+        await self.volumes.delete(staged)
+        await self.volumes.create(snapshot, staged)
+        reach("restore.staged")
+        await self.volumes.set_limit(staged, record.limits.disk_bytes)
+        await asyncio.to_thread(_prepare, staged, record, snapshot.name, fork)
+
+    async def place(self, record: OfficeRecord) -> None:
+        """The staged clone becomes the office's volume; what was there goes."""
+        volume, replaced = self.settings.volumes_dir / record.name, self.replaced(record.name)
+        reach("restore.prepared")
+        if await self.volumes.exists(volume):
+            await self.volumes.delete(replaced)
+            await self.volumes.move(volume, replaced)
+            reach("restore.moved-away")
+        await self.volumes.move(self.staged(record.name), volume)
+        reach("restore.placed")
+        await self.volumes.delete(replaced)
+
+    async def replace(self, record: OfficeRecord, snapshot: Path) -> None:
+        """A clone of `snapshot` becomes the office's volume. When that fails, the old one is in its place."""
+        try:
+            await self.stage(record, snapshot, fork=False)
+            await self.place(record)
+        except BaseException:
+            await self.settle(record.name)
+            raise
+
+    async def settle(self, agent: str) -> None:
+        """Ends what a dead server left in the middle: afterwards the office has one volume, the old or the new one. Does
+        nothing when nothing was left. No clone may be in the making."""
+        volume = self.settings.volumes_dir / agent
+        # The old one was moved away only when the new one was prepared.
+        for candidate in (self.staged(agent), self.replaced(agent)):
+            if await self.volumes.exists(candidate):
+                if await self.volumes.exists(volume):
+                    await self.volumes.delete(candidate)
+                else:
+                    await self.volumes.move(candidate, volume)
+
+
+def _prepare(volume: Path, record: OfficeRecord, origin: str, fork: bool) -> None:
+    if fork:
+        # The origin's database user must not get in, as it could until the fork's own database starts.
+        if os.geteuid() == 0:
+            os.chown(volume, 0, 0)
+        volume.chmod(0o700)
+        furnish.forget_identity(volume)
+    write_office_file(volume, record, origin)
+
+
+def write_office_file(volume: Path, record: OfficeRecord, origin: str | None) -> None:
+    """Says in the volume itself whose it is and what it was made of."""
+    facts = {"agent": record.name, "image": record.image, "origin": origin}
+    (volume / OFFICE_FILE).write_text(json.dumps(facts))
+
+
+def origin_of(volume: Path) -> str | None:
+    """The snapshot that the volume was made of; None for one made of an image."""
+    try:
+        with (volume / OFFICE_FILE).open("rb") as file:
+            facts: Any = json.loads(file.read(OFFICE_FILE_BYTES_MAX))
+    except (OSError, ValueError):
+        return None
+    return facts.get("origin") if isinstance(facts, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]

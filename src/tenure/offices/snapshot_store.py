@@ -1,0 +1,82 @@
+"""Snapshots' rows in the control database (table `snapshots`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
+
+from tenure.database.connect import ControlDatabase
+from tenure.errors import AlreadyExists, NotFound
+from tenure.offices.models import SnapshotKind, SnapshotRecord
+
+_COLUMNS = "id, agent, name, kind, stage, image, parent, runs, created_at"
+
+
+class SnapshotStore:
+    """Rows in, rows out; no other module names the table. Raises `ServerUnreachable` while PostgreSQL is away."""
+
+    def __init__(self, database: ControlDatabase) -> None:
+        self._database = database
+
+    async def add(self, snapshot_id: str, agent: str, image: str, name: str | None, kind: SnapshotKind) -> None:
+        """A new row in stage "taking". Raises `AlreadyExists` for a name that the agent has used."""
+        try:
+            await self._database.execute(
+                "INSERT INTO snapshots (id, agent, image, name, kind) VALUES (%s, %s, %s, %s, %s)",
+                (snapshot_id, agent, image, name, kind.value),
+            )
+        except UniqueViolation:
+            raise AlreadyExists(
+                f"{agent} has a snapshot named {name} already.",
+                hint=f"Choose another name, or delete it first: `tenure snapshot delete {agent} {name}`.",
+            ) from None
+
+    async def complete(self, snapshot_id: str, parent: str | None, runs: dict[str, int]) -> SnapshotRecord:
+        """The snapshot is whole, as of now."""
+        row = await self._database.fetch_one(
+            "UPDATE snapshots SET stage = 'whole', parent = %s, runs = %s, created_at = clock_timestamp() "
+            f"WHERE id = %s RETURNING {_COLUMNS}",
+            (parent, Jsonb(runs), snapshot_id),
+        )
+        assert row is not None
+        return _record(row)
+
+    async def get(self, agent: str, wanted: str) -> SnapshotRecord:
+        """The agent's whole snapshot of this id or name. Raises `NotFound`."""
+        row = await self._database.fetch_one(
+            f"SELECT {_COLUMNS} FROM snapshots WHERE agent = %s AND (id = %s OR name = %s) AND stage = 'whole'",
+            (agent, wanted, wanted),
+        )
+        if row is None:
+            raise NotFound(
+                f"{agent} has no snapshot {wanted[:60]!r}.", hint=f"`tenure snapshot list {agent}` shows those it has."
+            )
+        return _record(row)
+
+    async def of_agent(self, agent: str, *, unfinished: bool = False) -> list[SnapshotRecord]:
+        """The oldest first; with `unfinished` also those that are being taken or deleted."""
+        rows = await self._database.fetch(
+            f"SELECT {_COLUMNS} FROM snapshots WHERE agent = %s AND (%s OR stage = 'whole') ORDER BY created_at, id",
+            (agent, unfinished),
+        )
+        return [_record(row) for row in rows]
+
+    async def owner_of(self, snapshot_id: str) -> str | None:
+        """Whose snapshot it is; None when there is no such snapshot."""
+        row = await self._database.fetch_one(
+            "SELECT agent FROM snapshots WHERE id = %s AND stage = 'whole'", (snapshot_id,)
+        )
+        return None if row is None else str(row["agent"])
+
+    async def set_deleting(self, snapshot_id: str) -> None:
+        await self._database.execute("UPDATE snapshots SET stage = 'deleting' WHERE id = %s", (snapshot_id,))
+
+    async def remove(self, snapshot_id: str) -> None:
+        await self._database.execute("DELETE FROM snapshots WHERE id = %s", (snapshot_id,))
+
+
+def _record(row: dict[str, Any]) -> SnapshotRecord:
+    fields: dict[str, Any] = {**row, "kind": SnapshotKind(row["kind"])}
+    return SnapshotRecord(**fields)

@@ -1,0 +1,226 @@
+"""Snapshots of whole offices: files, database and objects as of one instant.
+
+A snapshot is a read-only copy of the office's volume and a row; the row is written first and removed last, so a volume
+without one never exists, and `tidy` ends what a dead server left in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tenure.errors import Conflict
+from tenure.names import check_name
+from tenure.offices.clones import Clones, origin_of
+from tenure.offices.diff import Diff, compare
+from tenure.offices.models import Restored, SnapshotKind, SnapshotRecord
+from tenure.offices.office import Office, OfficeParts
+from tenure.offices.snapshot_store import SnapshotStore
+
+T = TypeVar("T")
+AUTOMATIC_KEPT = 10
+"""Per agent; the oldest beyond go."""
+SNAPSHOTS_MAX = 200
+"""Per agent, all kinds together: each makes later ones and deleting a little slower."""
+_ID_BYTES = 6
+
+OpenRuns = Callable[[str], Awaitable[Sequence[tuple[str, str, int]]]]
+"""(id, state, seq of its journal) of each run of an agent that is not over."""
+
+
+class Snapshots:
+    """Of all offices. Whatever names an agent or a snapshot raises `NotFound` when there is none; a snapshot is named by
+    its id or its name. What changes something goes on when its caller is cancelled."""
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        parts: OfficeParts,
+        open_runs: OpenRuns,
+        find_office: Callable[[str], Awaitable[Office]],
+    ) -> None:
+        self._store, self._open_runs, self._find_office = store, open_runs, find_office
+        self._volumes, self._directory = parts.volumes, parts.settings.snapshots_dir
+        self._clones = Clones(parts.settings, parts.volumes)
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """One thing at a time per agent."""
+
+    def _path(self, agent: str, snapshot_id: str) -> Path:
+        return self._directory / agent / snapshot_id
+
+    def _passing(self, agent: str) -> Path:
+        """Where the office is copied to for a comparison with now."""
+        return self._directory / ".compared" / agent
+
+    # --- what there is -----------------------------------------------------------------------------------------------
+    async def list(self, agent: str) -> list[SnapshotRecord]:
+        """The oldest first."""
+        await self._find_office(agent)
+        return await self._store.of_agent(agent)
+
+    async def get(self, agent: str, wanted: str) -> SnapshotRecord:
+        await self._find_office(agent)
+        return await self._store.get(agent, wanted)
+
+    async def find(self, snapshot_id: str) -> Path | None:
+        """The volume of the snapshot of this id; None when there is none."""
+        agent = await self._store.owner_of(snapshot_id)
+        if agent is None or not await self._volumes.exists(self._path(agent, snapshot_id)):
+            return None
+        return self._path(agent, snapshot_id)
+
+    @contextlib.asynccontextmanager
+    async def kept(self, agent: str, wanted: str) -> AsyncGenerator[tuple[SnapshotRecord, Path]]:
+        """A snapshot and its volume, which nobody deletes meanwhile."""
+        async with self._turns[agent]:
+            found = await self.get(agent, wanted)
+            yield found, self._path(agent, found.id)
+
+    # --- taking and deleting -----------------------------------------------------------------------------------------
+    async def take(
+        self, agent: str, name: str | None = None, kind: SnapshotKind = SnapshotKind.MANUAL
+    ) -> SnapshotRecord:
+        """Of an office awake or asleep, as of one instant in between. Raises `InvalidName`, `AlreadyExists` for a name that
+        is taken, `Conflict` when the agent has `SNAPSHOTS_MAX`, `DiskFull`."""
+        if name is not None:
+            check_name(name, "snapshot")
+        await self._find_office(agent)
+
+        async def take() -> SnapshotRecord:
+            async with self._turns[agent]:
+                office = await self._find_office(agent)
+                async with self._row(office, name, kind) as snapshot_id, office.still():
+                    taken = await self._copy(office, snapshot_id)
+                await self._prune(agent, keep=taken.id)
+                return taken
+
+        return await _to_its_end(take())
+
+    @contextlib.asynccontextmanager
+    async def _row(self, office: Office, name: str | None, kind: SnapshotKind) -> AsyncGenerator[str]:
+        """The row of a snapshot that is taken meanwhile; it goes, with what there is of it, when that fails."""
+        agent = office.record.name
+        if len(await self._store.of_agent(agent, unfinished=True)) >= SNAPSHOTS_MAX and not kind.is_automatic:
+            raise Conflict(
+                f"{agent} has {SNAPSHOTS_MAX} snapshots, which is the most there can be.",
+                hint=f"Delete some: `tenure snapshot list {agent}`, `tenure snapshot delete {agent} SNAPSHOT`.",
+            )
+        snapshot_id = f"snap_{secrets.token_hex(_ID_BYTES)}"
+        await self._store.add(snapshot_id, agent, office.record.image, name, kind)
+        try:
+            yield snapshot_id
+        except BaseException:
+            await self._delete(agent, snapshot_id)
+            raise
+
+    async def _copy(self, office: Office, snapshot_id: str) -> SnapshotRecord:
+        """The caller sees to it that the office holds still."""
+        # Before the copy: what these entries say to be done is in it.
+        runs = {run: seq for run, _, seq in await self._open_runs(office.record.name)}
+        # Below lie set-uid files of an agent's making, and the office's own database user could pass.
+        self._directory.mkdir(exist_ok=True)
+        self._directory.chmod(0o700)
+        await self._volumes.snapshot(office.volume, self._path(office.record.name, snapshot_id))
+        taken = await self._store.complete(snapshot_id, origin_of(office.volume), runs)
+        office.log.write("office", f"snapshot {taken.name or taken.id} ({taken.kind})")
+        return taken
+
+    async def delete(self, agent: str, wanted: str) -> None:
+        await self._find_office(agent)
+
+        async def delete() -> None:
+            async with self._turns[agent]:
+                await self._delete(agent, (await self.get(agent, wanted)).id)
+
+        await _to_its_end(delete())
+
+    async def _delete(self, agent: str, snapshot_id: str) -> None:
+        await self._store.set_deleting(snapshot_id)
+        await self._volumes.delete(self._path(agent, snapshot_id))
+        await self._store.remove(snapshot_id)
+
+    async def _prune(self, agent: str, *, keep: str) -> None:
+        automatic = [one.id for one in await self._store.of_agent(agent) if one.kind.is_automatic and one.id != keep]
+        for snapshot_id in automatic[: max(0, len(automatic) - AUTOMATIC_KEPT)]:
+            await self._delete(agent, snapshot_id)
+
+    async def remove_all(self, agent: str) -> None:
+        """For an agent that is being deleted."""
+        async with self._turns[agent]:
+            await self._volumes.delete(self._passing(agent))
+            for one in await self._store.of_agent(agent, unfinished=True):
+                await self._delete(agent, one.id)
+            with contextlib.suppress(OSError):
+                (self._directory / agent).rmdir()
+        self._turns.pop(agent, None)
+
+    async def tidy(self, agent: str) -> None:
+        """For a server that starts: removes what a dead one had not finished taking or deleting."""
+        await self._volumes.delete(self._passing(agent))
+        for one in await self._store.of_agent(agent, unfinished=True):
+            if one.stage != "whole":
+                await self._delete(agent, one.id)
+
+    # --- restoring -----------------------------------------------------------------------------------------------------
+    async def restore(self, agent: str, wanted: str) -> Restored:
+        """Puts the whole office back to a snapshot. What was there is a snapshot itself then, so this can be undone. It wakes
+        if it was awake. Raises `Conflict` while a run of the agent is at work."""
+        await self._find_office(agent)
+
+        async def restore() -> Restored:
+            async with self._turns[agent]:
+                office = await self._find_office(agent)
+                snapshot = await self._store.get(agent, wanted)
+                await self._refuse_at_work(agent)
+                async with office.vacated():
+                    async with self._row(office, None, SnapshotKind.BEFORE_RESTORE) as snapshot_id:
+                        before = await self._copy(office, snapshot_id)
+                    await self._clones.replace(office.record, self._path(agent, snapshot.id))
+                    office.log.write("office", f"restored from {snapshot.name or snapshot.id}; before: {before.id}")
+                await self._prune(agent, keep=snapshot.id)
+                return Restored(await office.view(with_usage=False), snapshot, before)
+
+        return await _to_its_end(restore())
+
+    async def _refuse_at_work(self, agent: str) -> None:
+        at_work = [run for run, state, _ in await self._open_runs(agent) if state != "parked"]
+        if at_work:
+            raise Conflict(
+                f"{agent} is at work on {', '.join(at_work[:3])}: a restore would take the ground from under it.",
+                hint=f"Wait until it is at rest, or end it: `tenure runs cancel {at_work[0]}`.",
+            )
+
+    # --- comparing -----------------------------------------------------------------------------------------------------
+    async def diff(self, agent: str, wanted: str, to: str | None = None) -> Diff:
+        """What became of files and objects from one snapshot to another, or to now."""
+        async with self._turns[agent]:
+            office = await self._find_office(agent)
+            before = self._path(agent, (await self._store.get(agent, wanted)).id)
+            if to is not None:
+                after = self._path(agent, (await self._store.get(agent, to)).id)
+                return await asyncio.to_thread(compare, before, after)
+            # Of a copy: in a tree in use an agent could lead us elsewhere.
+            passing = self._passing(agent)
+            await self._volumes.delete(passing)
+            await self._volumes.snapshot(office.volume, passing)
+            try:
+                return await asyncio.to_thread(compare, before, passing)
+            finally:
+                await asyncio.shield(self._volumes.delete(passing))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Does `work`; a caller that is cancelled leaves it alone, for half of it would be worse than none or all."""
+    task = asyncio.ensure_future(work)
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    return await asyncio.shield(task)
+
+
+_going_on: set[asyncio.Future[Any]] = set()
+"""So that none is collected before its end."""
