@@ -262,6 +262,23 @@ async def test_messages_are_left_once_per_key_and_read(owner: httpx.AsyncClient)
     assert (await owner.get("/v1/inbox", params={"unread": "true"})).json()["messages"] == []
 
 
+async def test_snapshots_are_taken_listed_compared_restored_and_deleted(owner: httpx.AsyncClient) -> None:
+    taken = (await owner.post(f"{AGENT}/snapshots", json={"name": "before"})).json()
+    unnamed = (await owner.post(f"{AGENT}/snapshots")).json()
+    assert (taken["name"], taken["kind"], unnamed["name"]) == ("before", "manual", None)
+    assert (await owner.post(f"{AGENT}/snapshots", json={"name": "before"})).status_code == 409
+    diff = (await owner.get(f"{AGENT}/snapshots/before/diff", params={"to": unnamed["id"]})).json()
+    assert (diff["added"], diff["entries"][0]["change"]) == (1, "added")
+    restored = (await owner.post(f"{AGENT}/snapshots/before/restore")).json()
+    assert (restored["snapshot"], restored["agent"]["name"]) == (taken, "analyst")
+    listed = (await owner.get(f"{AGENT}/snapshots")).json()["snapshots"]
+    assert [one["id"] for one in listed] == [taken["id"], unnamed["id"], restored["before"]["id"]]
+    fork = await owner.post(f"{AGENT}/fork", json={"new": "b2", "snapshot": "before"})
+    assert (fork.status_code, fork.json()["name"]) == (201, "b2")
+    assert (await owner.delete(f"{AGENT}/snapshots/before")).status_code == 204
+    assert (await owner.post(f"{AGENT}/snapshots/before/restore")).status_code == 404
+
+
 # --- listeners -------------------------------------------------------------------------------------------------------------
 async def test_a_closed_listener_is_gone_and_leaves_a_successors_socket_alone(api: Api, short_dir: Path) -> None:
     path = short_dir / "office.sock"

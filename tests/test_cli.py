@@ -203,6 +203,9 @@ async def test_what_does_not_exist_ends_with_3(cli: Cli, words: tuple[str, ...])
         ("exec", "analyst", "--env", "=x", "--", "ls"),
         ("exec", "analyst", "--user", "mallory", "--", "ls"),
         ("sql", "analyst", " "),
+        ("snapshot", "create", "analyst", "--name", "Not_A_Name"),
+        ("snapshot", "restore", "analyst", "../x"),
+        ("fork", "analyst", "Not_A_Name"),
         ("sql", "analyst", "select 1", "--rows-max", "0"),
         ("cp", "a", "b"),
         ("cp", "analyst:a", "analyst:b"),
@@ -285,6 +288,23 @@ async def test_agents_are_made_listed_shown_slept_woken_and_deleted(cli: Cli) ->
     assert (await cli("wake", "b2", "--json")).json["state"] == "awake"
     assert (await cli("agent", "delete", "b2", "--yes")).code == 0
     assert "b2" not in (await cli("agent", "list")).out
+
+
+async def test_snapshots_are_taken_listed_compared_restored_forked_and_deleted(cli: Cli) -> None:
+    assert (await cli("snapshot", "create", "analyst", "--name", "before")).out == "before\n"
+    unnamed = (await cli("snapshot", "create", "analyst", "--json")).json["id"]
+    assert (await cli("snapshot", "diff", "analyst", "before", unnamed)).out == "+ /home/agent/a\n"
+    restored = await cli("snapshot", "restore", "analyst", "before")
+    undo = restored.out.split("tenure snapshot restore analyst ")[1].strip()
+    listed = (await cli("snapshot", "list", "analyst", "--json")).json["snapshots"]
+    assert [one["id"] for one in listed][1:] == [unnamed, undo]
+    assert "before-restore" in (await cli("snapshot", "list", "analyst")).out
+    assert (await cli("fork", "analyst", "b2", "--snapshot", "before")).out == "b2 is awake.\n"
+    refused = await cli("snapshot", "delete", "analyst", "before")
+    assert (refused.code, "--yes" in refused.err) == (2, True)
+    assert (await cli("snapshot", "delete", "analyst", "before", "--yes")).code == 0
+    gone = await cli("snapshot", "restore", "analyst", "before")
+    assert (gone.code, "tenure snapshot list analyst" in gone.err) == (3, True)
 
 
 async def test_delete_without_yes_needs_somebody_to_confirm(api: Api, cli: Cli) -> None:

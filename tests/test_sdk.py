@@ -100,6 +100,29 @@ async def test_the_async_sdk_does_an_agents_whole_life(client: AsyncTenure, tmp_
     assert [found.name for found in await client.agents.list()] == ["analyst"]
 
 
+async def test_snapshots_are_taken_compared_restored_forked_and_deleted(
+    client: AsyncTenure, endpoint: Endpoint
+) -> None:
+    agent = client.agents("analyst")
+    taken = await agent.snapshots.create("before")
+    assert (await agent.snapshots.diff("before")).added == 1
+    assert (await agent.snapshots.restore(taken.id)).before.kind == "before-restore"
+    assert (await agent.fork("b2", snapshot="before")).state == "awake"
+
+    def look(blocking: Tenure) -> None:
+        origin = blocking.agents("analyst")
+        assert [one.name for one in origin.snapshots.list()] == ["before", None]
+        assert origin.fork("b3").info
+        origin.snapshots.delete("before")
+        with pytest.raises(errors.NotFound):
+            origin.snapshots.restore("before")
+        for wrong in ("../x", "", "a" * 65):
+            with pytest.raises(errors.InvalidArgument):
+                origin.snapshots.delete(wrong)
+
+    await use(endpoint, look)
+
+
 async def test_a_run_is_started_followed_answered_and_cancelled(api: Api, client: AsyncTenure) -> None:
     run = await client.agents("analyst").run("find them", playbook=PLAYBOOK, inputs={"days": 3})
     assert run.state == "queued"
@@ -124,7 +147,7 @@ async def test_messages_are_listed_and_read(api: Api, endpoint: Endpoint) -> Non
     await use(endpoint, look)
 
 
-@pytest.mark.parametrize("noun", ["Tenure", "Agents", "Agent", "Objects", "Runs", "Run", "Inbox"])
+@pytest.mark.parametrize("noun", ["Tenure", "Agents", "Agent", "Objects", "Snapshots", "Runs", "Run", "Inbox"])
 def test_both_sdks_have_the_same_methods_with_the_same_parameters(noun: str) -> None:
     def shape(cls: type) -> dict[str, list[str]]:
         methods = inspect.getmembers(cls, inspect.isfunction)

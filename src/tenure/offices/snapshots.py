@@ -21,6 +21,7 @@ from tenure.offices.diff import Diff, compare
 from tenure.offices.models import Restored, SnapshotKind, SnapshotRecord
 from tenure.offices.office import Office, OfficeParts
 from tenure.offices.snapshot_store import SnapshotStore
+from tenure.work.faultpoints import reach
 
 T = TypeVar("T")
 AUTOMATIC_KEPT = 10
@@ -126,6 +127,7 @@ class Snapshots:
         self._directory.mkdir(exist_ok=True)
         self._directory.chmod(0o700)
         await self._volumes.snapshot(office.volume, self._path(office.record.name, snapshot_id))
+        reach("snapshot.copied")
         taken = await self._store.complete(snapshot_id, origin_of(office.volume), runs)
         office.log.write("office", f"snapshot {taken.name or taken.id} ({taken.kind})")
         return taken

@@ -1,0 +1,339 @@
+"""A snapshot is the whole office at one instant; restore puts all of it back and can be undone; a fork is another agent."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fixtures.live import Live, is_running
+from tenure import wire
+from tenure.client import Agent
+from tenure.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidArgument,
+    InvalidName,
+    NotFound,
+    ServerUnreachable,
+    TenureError,
+)
+from tenure.offices.snapshots import AUTOMATIC_KEPT
+
+WRITER = r"""
+import os, subprocess, urllib.request
+psql = subprocess.Popen(["psql", "-qAtX"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+def ask(statement):
+    psql.stdin.write(statement + ";\n")
+    psql.stdin.flush()
+    return psql.stdout.readline()
+def put(n):
+    request = urllib.request.Request(f"http://s3:9000/counted/{n}", data=str(n).encode(), method="PUT")
+    urllib.request.urlopen(request).read()
+os.makedirs("counted")
+ask("create table counted (n int primary key); select 1")
+n = 0
+while True:  # in this order; nothing is synced by us
+    n += 1
+    assert ask(f"insert into counted values ({n}) returning n") == f"{n}\n"
+    with open(f"counted/{n}", "w") as file:
+        file.write(str(n) * 100)
+    put(n)
+    with open("progress.new", "w") as file:
+        file.write(str(n))
+    os.rename("progress.new", "progress")
+"""
+SNAPSHOTS = 5
+WAIT_S = 60.0
+KILL_POINTS = ("staged", "prepared", "moved-away", "placed")
+
+
+def fill(agent: Agent, word: str) -> None:
+    """A file, a row and an object that say `word`."""
+    assert agent.exec(f"echo {word} > ~/word && sync").exit_code == 0
+    agent.sql(f"create table if not exists word (word text); delete from word; insert into word values ('{word}')")
+    agent.objects.put("words", "word", word)
+
+
+def words(agent: Agent) -> set[str]:
+    """What its file, row and object say."""
+    file = agent.exec("cat ~/word").stdout.strip()
+    return {file, agent.sql("select word from word").rows[0][0], agent.objects.get("words", "word").decode()}
+
+
+def until(agent: Agent, least: int) -> None:
+    """Waits until the writer counted so far."""
+    deadline = time.monotonic() + WAIT_S
+    while int(agent.exec("cat progress 2>/dev/null || echo 0").stdout or 0) < least:
+        log = agent.exec("cat writer.log").stdout
+        assert not log, log
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def host_key(agent: Agent) -> str:
+    return agent.exec("cat /etc/ssh/ssh_host_ed25519_key.pub", user="root").stdout
+
+
+def database_uid(live: Live, agent: Agent) -> int:
+    return (live.settings.volumes_dir / agent.name / "postgres").stat().st_uid
+
+
+@pytest.fixture(scope="module")
+def agent(live: Live) -> Agent:
+    return live.agent("origin")
+
+
+def test_restore_is_consistent(live: Live) -> None:
+    """In each snapshot of a busy office, rows, files and objects agree up to the one write in flight."""
+    busy = live.agent("busy")
+    busy.exec(["tee", "writer.py"], stdin=WRITER)
+    busy.exec("nohup python3 writer.py > writer.log 2>&1 &")
+    taken: list[wire.Snapshot] = []
+    for number in range(SNAPSHOTS):
+        until(busy, 10 * (number + 1))
+        taken.append(busy.snapshots.create())
+    until(busy, 10 * SNAPSHOTS + 10)  # it went on
+    busy.sleep()
+    seen: list[int] = []
+    for snapshot in taken:
+        fork = busy.fork(live.name("look"), snapshot=snapshot.id)
+        files = sorted(int(name) for name in fork.exec("ls counted").stdout.split())
+        rows = [row[0] for row in fork.sql("select n from counted order by n", rows_max=10_000).rows]
+        objects = sorted(int(item.name) for item in fork.objects.list("counted"))
+        for counted in (rows, files, objects):
+            assert counted == list(range(1, len(counted) + 1))
+        # A write goes on from the row to the file to the object: none is ahead of the one before it.
+        assert len(objects) <= len(files) <= len(rows) <= len(objects) + 1
+        whole = fork.exec("for n in $(ls counted); do printf '%s %s\\n' $n $(wc -c < counted/$n); done").stdout
+        short = [line for line in whole.splitlines() if int(line.split()[1]) != 100 * len(line.split()[0])]
+        assert [int(line.split()[0]) for line in short] in ([], [files[-1]])
+        seen.append(len(rows))
+        fork.delete()
+    assert seen == sorted(set(seen))
+    assert len(seen) == SNAPSHOTS
+    busy.delete()
+    assert not (live.settings.snapshots_dir / busy.name).exists()
+
+
+def test_restore_brings_back_files_rows_and_objects_and_can_be_undone(agent: Agent) -> None:
+    fill(agent, "first")
+    agent.snapshots.create("first")
+    fill(agent, "second")
+    done = agent.snapshots.restore("first")
+    assert done.agent.state == "awake"
+    assert done.before.kind == "before-restore"
+    assert words(agent) == {"first"}
+    agent.snapshots.restore(done.before.id)
+    assert words(agent) == {"second"}
+    assert agent.snapshots.create().parent == done.before.id
+
+
+def test_an_office_asleep_is_snapshotted_and_restored_asleep(agent: Agent) -> None:
+    fill(agent, "third")
+    agent.sleep()
+    taken = agent.snapshots.create()
+    assert agent.show().state == "asleep"
+    fill(agent, "fourth")
+    agent.sleep()
+    assert agent.snapshots.restore(taken.id).agent.state == "asleep"
+    assert words(agent) == {"third"}
+
+
+def test_a_fork_is_another_agent_with_the_same_things(live: Live, agent: Agent) -> None:
+    fill(agent, "shared")
+    fork = agent.fork(live.name("fork"))
+    assert (fork.show().limits, fork.show().egress) == (agent.show().limits, agent.show().egress)
+    assert words(fork) == {"shared"}
+    fill(fork, "own")
+    assert words(agent) == {"shared"}
+    assert words(fork) == {"own"}  # both databases run
+    assert fork.exec("hostname").stdout.strip() == fork.name
+    assert host_key(fork)
+    assert host_key(fork) != host_key(agent)
+    assert database_uid(live, fork) != database_uid(live, agent)
+    owners = {path.lstat().st_uid for path in (live.settings.volumes_dir / fork.name / "postgres").rglob("*")}
+    assert owners == {database_uid(live, fork)}
+    fork.sleep()
+    assert words(agent) == {"shared"}
+    fork.delete()
+    assert words(agent) == {"shared"}
+
+
+def test_a_fork_outlives_its_snapshot_and_its_origin(live: Live) -> None:
+    origin = live.agent("parent")
+    fill(origin, "inherited")
+    origin.snapshots.create("will")
+    fork = origin.fork(live.name("heir"), snapshot="will")
+    origin.snapshots.delete("will")
+    assert [one.name for one in origin.snapshots.list()] == []
+    origin.delete()
+    assert words(fork) == {"inherited"}
+    fork.delete()
+
+
+def test_diff_tells_files_and_objects_by_name(agent: Agent) -> None:
+    agent.exec("mkdir -p d && echo 1 > d/kept && echo 1 > d/gone && echo 1 > d/grows && ln -s /etc d/link && sync")
+    agent.objects.put("words", "gone", "x")
+    old = agent.snapshots.create()
+    agent.exec("rm d/gone d/link; echo 2 >> d/grows; mkdir d/link; echo 1 > d/link/new; sync")
+    agent.objects.delete("words", "gone")
+    agent.objects.put("words", "new/one", "x")
+    new = agent.snapshots.create()
+    for found in (agent.snapshots.diff(old.id, new.id), agent.snapshots.diff(old.id)):
+        entries = {(entry.kind, entry.path): entry.change for entry in found.entries}
+        assert entries.pop(("object", "words/gone")) == "removed"
+        assert entries.pop(("object", "words/new/one")) == "added"
+        assert {path: change for (_, path), change in entries.items() if path.startswith("/home/agent/d")} == {
+            "/home/agent/d/gone": "removed",
+            "/home/agent/d/grows": "changed",
+            "/home/agent/d/link": "changed",
+            "/home/agent/d/link/new": "added",
+        }
+        assert not found.truncated
+    assert agent.snapshots.diff(old.id, old.id).entries == []
+
+
+def test_automatic_snapshots_go_and_named_ones_stay(live: Live) -> None:
+    office = live.agent("often")
+    office.snapshots.create("kept")
+    office.sleep()
+    for _ in range(AUTOMATIC_KEPT + 2):
+        office.snapshots.restore("kept")
+    found = office.snapshots.list()
+    assert [one.kind for one in found] == ["manual"] + ["before-restore"] * AUTOMATIC_KEPT
+    assert len(list((live.settings.snapshots_dir / office.name).iterdir())) == len(found)
+    office.delete()
+
+
+def test_what_does_not_exist_or_cannot_be_is_a_clear_error(live: Live, agent: Agent) -> None:
+    agent.snapshots.create("taken")
+    with pytest.raises(AlreadyExists, match="taken"):
+        agent.snapshots.create("taken")
+    with pytest.raises(InvalidName):
+        agent.snapshots.create("Not A Name")
+    for missing in ("snap_000000000000", "nothing"):
+        for use in (agent.snapshots.restore, agent.snapshots.delete, agent.snapshots.diff):
+            with pytest.raises(NotFound, match=missing):
+                use(missing)
+        with pytest.raises(NotFound, match=missing):
+            agent.fork(live.name("never"), snapshot=missing)
+    with pytest.raises(InvalidArgument):
+        agent.snapshots.restore("../../etc")
+    with pytest.raises(NotFound, match="nobody"):
+        live.tenure.agents("nobody").snapshots.create()
+    before = len(agent.snapshots.list())
+    with pytest.raises(AlreadyExists):
+        agent.fork(agent.name)
+    with pytest.raises(InvalidName):
+        agent.fork("Not_A_Name")
+    assert len(agent.snapshots.list()) == before
+
+
+def test_an_agent_at_work_is_not_restored_and_its_snapshots_know_the_run(agent: Agent) -> None:
+    run = agent.run("wait", playbook="name: wait\nsteps:\n  - id: wait\n    run: sleep 100\n")
+    deadline = time.monotonic() + WAIT_S
+    while run.show().state is not wire.RunState.RUNNING and time.monotonic() < deadline:
+        time.sleep(0.05)
+    taken = agent.snapshots.create()
+    assert list(taken.runs) == [run.id]
+    assert 0 < taken.runs[run.id] <= max(event.seq for event in run.journal())
+    with pytest.raises(Conflict, match=run.id) as refused:
+        agent.snapshots.restore(taken.id)
+    assert "tenure runs cancel" in refused.value.hint
+    run.cancel()
+    run.wait(WAIT_S)
+    agent.snapshots.restore(taken.id)
+
+
+def test_the_snapshots_of_an_office_are_closed_to_other_users(live: Live, agent: Agent) -> None:
+    taken = agent.snapshots.create()
+    assert (live.settings.snapshots_dir / agent.name / taken.id / "rootfs").exists()
+    assert live.settings.snapshots_dir.stat().st_mode & 0o077 == 0
+
+
+# --- killed in the middle ------------------------------------------------------------------------------------------------
+def leftovers(live: Live) -> list[Path]:
+    places = [live.settings.snapshots_dir / name for name in (".staged", ".replaced", ".compared")]
+    return [path for place in places if place.exists() for path in place.iterdir()]
+
+
+class Killer:
+    """Servers that end by SIGKILL at a point that they reach."""
+
+    def __init__(self, live: Live, fired: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.live, self.fired, self.monkeypatch = live, fired, monkeypatch
+        self.pid = 0
+
+    def up(self, point: str | None) -> None:
+        """Starts a server that will die at `point`; one that will not, for None."""
+        if self.pid == 0:
+            self.live.kill()
+        if point is None:
+            self.monkeypatch.delenv("TENURE_FAULT")
+        else:
+            self.monkeypatch.setenv("TENURE_FAULT", f"{point}:1:kill")
+            self.monkeypatch.setenv("TENURE_FAULT_LOG", str(self.fired))
+        self.live.up()
+        self.pid = self.live.tenure.health().pid or 0
+
+    def died(self) -> None:
+        """Returns when the server is dead; fails when it was not killed where it should."""
+        deadline = time.monotonic() + WAIT_S
+        while is_running(self.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        fired = self.fired.read_text().splitlines()
+        assert fired[-1].startswith(os.environ["TENURE_FAULT"]), fired
+
+
+@pytest.fixture
+def killer(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Killer:
+    return Killer(live, tmp_path / "fired", monkeypatch)
+
+
+def test_a_server_killed_in_a_restore_leaves_the_old_or_the_new_office(
+    live: Live, agent: Agent, killer: Killer
+) -> None:
+    fill(agent, "new")
+    target = agent.snapshots.create()
+    killer.up(f"restore.{KILL_POINTS[0]}")
+    for point, following in zip(KILL_POINTS, (*KILL_POINTS[1:], None), strict=True):
+        fill(agent, f"old-{point}")
+        with pytest.raises(TenureError):
+            agent.snapshots.restore(target.id)
+        killer.died()
+        killer.up(f"restore.{following}" if following else None)
+        assert words(agent) == ({"new"} if point in ("moved-away", "placed") else {f"old-{point}"})
+        assert leftovers(live) == []
+    before = agent.snapshots.list()[-1]
+    assert before.kind == "before-restore"
+    agent.snapshots.restore(before.id)
+    assert words(agent) == {f"old-{KILL_POINTS[-1]}"}
+
+
+def test_a_server_killed_in_a_snapshot_or_a_fork_leaves_all_of_it_or_none(
+    live: Live, agent: Agent, killer: Killer
+) -> None:
+    fill(agent, "forked")
+    pid = agent.exec("nohup sleep 1000 >/dev/null 2>&1 & echo $!").stdout.strip()
+    there = [one.id for one in agent.snapshots.list()]
+    killer.up("snapshot.copied")
+    with pytest.raises(ServerUnreachable):
+        agent.snapshots.create("half")  # the office is frozen at this point
+    killer.died()
+    killer.up("restore.staged")
+    assert agent.exec(f"kill -0 {pid}").exit_code == 0  # it goes on, and was not restarted
+    assert [one.id for one in agent.snapshots.list()] == there
+    assert sorted(path.name for path in (live.settings.snapshots_dir / agent.name).iterdir()) == sorted(there)
+    name = live.name("half")
+    with pytest.raises(ServerUnreachable):
+        agent.fork(name)
+    killer.died()
+    killer.up(None)
+    fork = live.tenure.agents.get(name)
+    assert words(fork) == {"forked"}
+    assert host_key(fork) != host_key(agent)
+    assert leftovers(live) == []
+    fork.delete()
