@@ -34,6 +34,12 @@ OpenRuns = Callable[[str], Awaitable[Sequence[tuple[str, str, int]]]]
 """(id, state, seq of its journal) of each run of an agent that is not over."""
 
 
+def outdated(taken: Sequence[SnapshotRecord], kept: int = AUTOMATIC_KEPT) -> list[SnapshotRecord]:
+    """Of an agent's snapshots, the oldest first, those that go by the policy: the automatic ones before the last `kept`."""
+    automatic = [one for one in taken if one.kind.is_automatic]
+    return automatic[: max(0, len(automatic) - kept)]
+
+
 class Snapshots:
     """Of all offices. Whatever names an agent or a snapshot raises `NotFound` when there is none; a snapshot is named by
     its id or its name. What changes something goes on when its caller is cancelled."""
@@ -147,9 +153,9 @@ class Snapshots:
         await self._store.remove(snapshot_id)
 
     async def _prune(self, agent: str, *, keep: str) -> None:
-        automatic = [one.id for one in await self._store.of_agent(agent) if one.kind.is_automatic and one.id != keep]
-        for snapshot_id in automatic[: max(0, len(automatic) - AUTOMATIC_KEPT)]:
-            await self._delete(agent, snapshot_id)
+        for one in outdated(await self._store.of_agent(agent)):
+            if one.id != keep:
+                await self._delete(agent, one.id)
 
     async def remove_all(self, agent: str) -> None:
         """For an agent that is being deleted."""

@@ -163,7 +163,11 @@ class FakeSnapshots:
         return self._get(agent, wanted)
 
     async def delete(self, agent: str, wanted: str) -> None:
-        self._taken[agent].remove(self._get(agent, wanted))
+        found = self._get(agent, wanted)
+        self._taken[agent].remove(found)
+
+    def forget(self, agent: str) -> None:
+        self._taken.pop(agent, None)
 
     async def restore(self, agent: str, wanted: str) -> dict[str, Any]:
         snapshot = self._get(agent, wanted)
@@ -237,6 +241,7 @@ class FakeOffices:
     async def delete(self, name: str) -> None:
         self._get(name)
         del self._offices[name]
+        self.snapshots.forget(name)
 
     async def wake(self, name: str) -> FakeOffice:
         return self._woken(name)
