@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from tenure.settings import Settings
 
 PATIENCE_S = 60.0
 NOBODY = 65534
+PIPED_BYTES = 32 * 1024**2
+"""More than all the buffers on the way, in both directions."""
 MEMORY_KIB_MAX = 96 * 1024
 """Of a command that carries 200 MB."""
 TENURE = (sys.executable, "-m", "tenure.cli")
@@ -149,9 +152,35 @@ def test_a_question_that_is_interrupted_deletes_nothing(tenure: Shell, agent: Ag
 
 # --- pipes -----------------------------------------------------------------------------------------------------------------
 def test_every_byte_comes_back_through_a_pipe(tenure: Shell, agent: Agent) -> None:
-    data = os.urandom(3 * 1024**2)
+    data = os.urandom(PIPED_BYTES)
     done = tenure("exec", agent.name, "--", "cat", stdin=data)
     assert (done.returncode, done.stdout == data, done.stderr) == (0, True, b"")
+
+
+def test_nobody_waits_for_ever_for_a_command_that_reads_nothing(tenure: Shell, agent: Agent) -> None:
+    data = bytes(PIPED_BYTES)
+    timed = tenure("exec", agent.name, "--timeout", "2", "--", "sleep", "600", stdin=data)
+    assert (timed.returncode, b"ended after 2 s" in timed.stderr) == (8, True)
+    process = tenure.start("exec", agent.name, "--", "sleep", "601", stdin=subprocess.PIPE)
+    feeder = threading.Thread(target=feed, args=(process, data), daemon=True)
+    feeder.start()
+    eventually(lambda: runs_in(agent, "sleep 601"), "the command runs")
+
+    def interrupted() -> bool:  # the first one waits behind the input, the second one ends the wait
+        process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+
+    eventually(interrupted, "the command is given up")
+    assert process.returncode == 130
+    feeder.join(PATIENCE_S)
+
+
+def feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(data)
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def measured(process: subprocess.Popen[bytes]) -> tuple[bytes, int, int]:

@@ -20,6 +20,8 @@ from tenure.client.attach import CHUNK_BYTES, Attachment, Channel, timed_out
 from tenure.errors import ServerUnreachable
 
 KILL_AFTER_S = 5.0
+ROOM_WAIT_S = 0.1
+"""How long a command that reads no input may keep signals and the time limit waiting."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 Write = Callable[[bytes], None]
@@ -61,6 +63,8 @@ def carry(
         except ServerUnreachable:
             if sender.interrupted:
                 raise KeyboardInterrupt from None
+            if sender.timed_out and timeout_s is not None:
+                raise timed_out(timeout_s) from None
             raise
         finally:
             sender.end()
@@ -81,6 +85,7 @@ class _Sender(threading.Thread):
         self._stdin_fd = stdin_fd
         self._signals_fd = signals_fd
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._last_resorts = [signal.SIGKILL, signal.SIGTERM]
         self._ended = False
         self._end_read, self._end_write = os.pipe()
 
@@ -105,7 +110,12 @@ class _Sender(threading.Thread):
             if self._signals_fd in ready:
                 for number in os.read(self._signals_fd, 64):
                     self._signalled(number)
-            if self._stdin_fd is not None and self._stdin_fd in ready and not self._forward_stdin():
+            if (
+                self._stdin_fd is not None
+                and self._stdin_fd in ready
+                and self._attachment.has_room(ROOM_WAIT_S)
+                and not self._forward_stdin()
+            ):
                 poll.unregister(self._stdin_fd)
                 self._stdin_fd = None
             self._watch_time()
@@ -139,9 +149,13 @@ class _Sender(threading.Thread):
     def _watch_time(self) -> None:
         if self._deadline_s is None or time.monotonic() < self._deadline_s:
             return
-        self._attachment.signal(signal.SIGKILL if self.timed_out else signal.SIGTERM)
-        self._deadline_s = None if self.timed_out else time.monotonic() + KILL_AFTER_S
         self.timed_out = True
+        if self._last_resorts:
+            self._attachment.signal(self._last_resorts.pop())
+            self._deadline_s = time.monotonic() + KILL_AFTER_S
+        else:  # signals do not arrive: they are behind input that the command does not read
+            self._deadline_s = None
+            self._attachment.close()
 
 
 def window() -> tuple[int, int]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -24,6 +26,8 @@ from tenure.names import check_name
 OPEN_S = 15.0
 FRAME_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
+SEND_BUFFER_BYTES = 256 * 1024
+"""The kernel calls a connection writable that has a third of this free: enough for a chunk."""
 REQUEST_BYTES_MAX = 1024 * 1024
 """Arguments, script and environment of one command together."""
 
@@ -84,14 +88,30 @@ def open_websocket(endpoint: Endpoint, path: str) -> ClientConnection:
     }
     try:
         if endpoint.socket is not None:
-            return cast(_Connect, unix_connect)(str(endpoint.socket), f"ws://tenure{path}", **options)
-        address = urlsplit(endpoint.url)
-        scheme = "wss" if address.scheme == "https" else "ws"
-        return cast(_Connect, connect)(f"{scheme}://{address.netloc}{address.path}{path}", proxy=None, **options)
+            opened = cast(_Connect, unix_connect)(str(endpoint.socket), f"ws://tenure{path}", **options)
+        else:
+            address = urlsplit(endpoint.url)
+            scheme = "wss" if address.scheme == "https" else "ws"
+            url = f"{scheme}://{address.netloc}{address.path}{path}"
+            opened = cast(_Connect, connect)(url, proxy=None, **options)
+        opened.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        return opened
     except InvalidStatus as error:
         raise _refusal(error, endpoint) from error
     except (OSError, InvalidHandshake, InvalidURI) as error:
         raise endpoint.unreachable(error) from error
+
+
+def has_room(websocket: ClientConnection, wait_s: float) -> bool:
+    """Whether a chunk can be sent without waiting for the other side; waits for that. True for a broken connection, too:
+    sending tells. To be asked before each chunk: while the library waits in `send` it receives nothing, and a command
+    that cannot write its output reads no input, so that both would wait for ever."""
+    number = websocket.socket.fileno()
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return bool(poll.poll(wait_s * 1000))
 
 
 def _refusal(error: InvalidStatus, endpoint: Endpoint) -> TenureError:
@@ -155,9 +175,13 @@ class Attachment:
         if "exit_code" in message:
             self.exit_code = int(message["exit_code"])
 
+    def has_room(self, wait_s: float) -> bool:
+        """Whether `send_stdin` of a chunk would not block; waits for that."""
+        return has_room(self._ws, wait_s)
+
     def send_stdin(self, data: bytes) -> None:
-        for start in range(0, len(data), CHUNK_BYTES):
-            self._send(Channel.STDIN, data[start : start + CHUNK_BYTES])
+        """`data` are at most `CHUNK_BYTES`, and there is room for them."""
+        self._send(Channel.STDIN, data)
 
     def end_stdin(self) -> None:
         self._send(Channel.STDIN_EOF, b"")

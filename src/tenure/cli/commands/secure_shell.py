@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 CHUNK_BYTES = 64 * 1024
+ROOM_WAIT_S = 1.0
 
 
 def ssh_proxy(session: Session, agent: AgentName) -> None:
@@ -53,8 +54,12 @@ def ssh_proxy(session: Session, agent: AgentName) -> None:
 def _send(websocket: ClientConnection) -> None:
     from websockets.exceptions import ConnectionClosed
 
+    from tenure.client.attach import has_room
+
     with contextlib.suppress(ConnectionClosed, OSError):
         while data := os.read(sys.stdin.fileno(), CHUNK_BYTES):
+            while not has_room(websocket, ROOM_WAIT_S):
+                pass  # the connection may have been closed meanwhile, which only the next question sees
             websocket.send(data)
         websocket.close()
 
