@@ -190,6 +190,10 @@ async def test_a_dead_workers_claims_are_free_at_once(
     assert run.state == wire.RunState.SUCCEEDED
 
 
+HEIR_START_S = 3.0
+"""A worker that starts frees the claims of the dead by itself; this one is to have started before the death."""
+
+
 async def test_a_supervisor_frees_the_claims_of_the_worker_that_it_reaped(
     control_database: ControlDatabase, control_dsn: str, worker_pool: WorkerPool, fake_hands: FakeHands, tmp_path: Path
 ) -> None:
@@ -201,6 +205,7 @@ async def test_a_supervisor_frees_the_claims_of_the_worker_that_it_reaped(
     name = claims.worker_id(victim.pid)
     heir = worker_pool.start(control_dsn, root, lease_s=3600)
     assert not claims.is_dead(name), "a stopped worker may go on: it is not dead"
+    await asyncio.sleep(HEIR_START_S)
     victim.kill()
     await victim.wait_for("", "Z")
     assert claims.is_dead(name)

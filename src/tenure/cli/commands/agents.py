@@ -188,7 +188,7 @@ def _confirmed(session: Session, name: str) -> bool:
     session.tenure.agents.get(name)  # A name that does not exist should not be asked about.
     try:
         return typer.confirm(f"Delete {name} with its files, database and objects?", err=True)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):  # the latter when it comes just before the question is read
         print(file=sys.stderr)  # the terminal's line has the question and ^C
         return False
 

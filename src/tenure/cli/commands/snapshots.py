@@ -133,7 +133,11 @@ def _confirmed(session: Session, agent: str, snapshot: str) -> bool:
             f"Deleting the snapshot {snapshot} cannot be undone, and nobody is there to confirm it.",
             hint=f"Say it on the command line: tenure snapshot delete {agent} {snapshot} --yes",
         )
-    return typer.confirm(f"Delete the snapshot {snapshot} of {agent}?", err=True)
+    try:
+        return typer.confirm(f"Delete the snapshot {snapshot} of {agent}?", err=True)
+    except (typer.Abort, KeyboardInterrupt):
+        print(file=sys.stderr)
+        return False
 
 
 def fork(
