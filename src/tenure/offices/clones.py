@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tenure.faultpoints import reach
 from tenure.offices import furnish
 from tenure.offices.models import OfficeRecord
 from tenure.offices.volumes.base import VolumeDriver
 from tenure.settings import Settings
-from tenure.work.faultpoints import reach
 
 OFFICE_FILE = "office.json"
 OFFICE_FILE_BYTES_MAX = 64 * 1024

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenure.errors import Conflict
+from tenure.faultpoints import reach
 from tenure.names import check_name
 from tenure.offices.clones import Clones, origin_of
 from tenure.offices.diff import Diff, compare
 from tenure.offices.models import Restored, SnapshotKind, SnapshotRecord
 from tenure.offices.office import Office, OfficeParts
 from tenure.offices.snapshot_store import SnapshotStore
-from tenure.work.faultpoints import reach
 
 T = TypeVar("T")
 AUTOMATIC_KEPT = 10

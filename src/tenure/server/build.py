@@ -16,6 +16,7 @@ from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
 from tenure.database.connect import ControlDatabase
+from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
 from tenure.offices.life import Offices
@@ -39,7 +40,6 @@ from tenure.server.services import Services
 from tenure.settings import Settings
 from tenure.setup import current_image
 from tenure.work.claims import release_claims, worker_id
-from tenure.work.faultpoints import arm_from_environment
 from tenure.work.runs import Runs
 
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from tenure.errors import CommandTimeout, LeaseLost, TenureError
+from tenure.faultpoints import reach
 from tenure.work.events import Result
 from tenure.work.failures import Failure, FailureClass, failure_of, is_definite, says_disk_full, tail
-from tenure.work.faultpoints import reach
 from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
 from tenure.work.plan import Effect, Notify, PutObject, RunScript, RunSql, item_text
 from tenure.work.template import Scope, render

@@ -17,9 +17,9 @@ from psycopg import errors as pg
 from tenure.channels import inbox
 from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import LeaseLost
+from tenure.faultpoints import reach
 from tenure.work import claims
 from tenure.work import events as e
-from tenure.work.faultpoints import reach
 
 JOURNAL_CHANNEL = "tenure_journal"
 """NOTIFY with the run's id at every append, for those who follow it."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from tenure.errors import ServerUnreachable
-from tenure.work.faultpoints import reach
+from tenure.faultpoints import reach
 from tenure.work.hands import Command, CommandStatus, Hands, SqlResult
 
 FIRST_PAUSE_S = 0.1

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tenure.errors import LeaseLost
+from tenure.faultpoints import reach
 from tenure.work import checks, effects
 from tenure.work import events as e
 from tenure.work.decide import scope_of
 from tenure.work.effects import Blocked, Done, Failed, Lost, Order
 from tenure.work.failures import Failure, FailureClass, failure_of, tail
-from tenure.work.faultpoints import reach
 from tenure.work.hands import CommandState, Hands
 from tenure.work.keys import check_key, effect_key
 from tenure.work.ladder import Rung

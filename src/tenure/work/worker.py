@@ -13,12 +13,13 @@ import signal
 import traceback
 from dataclasses import dataclass
 
+from tenure import faultpoints
 from tenure.client.hands import HttpHands
 from tenure.database.connect import ControlDatabase
 from tenure.errors import LeaseLost, ServerUnreachable
 from tenure.postgres.control import control_dsn
 from tenure.settings import Settings
-from tenure.work import claims, faultpoints
+from tenure.work import claims
 from tenure.work import events as e
 from tenure.work.claims import LEASE_S, WORK_CHANNEL, Claim
 from tenure.work.driver import Driver
