@@ -105,9 +105,10 @@ class ProcessSandbox(SandboxDriver):
         state, first = await self.state(sandbox_id), self._first(sandbox_id)
         if state is not before or first is None:
             raise Conflict(f"The sandbox {sandbox_id} is {state}, not {before}.")
+        done = _all_stop(first) if after is SandboxState.PAUSED else lambda: _stat(first)[STATE_FIELD] not in "Tt"
         _signal(_members(first), number)
-        stopped = after is SandboxState.PAUSED
-        if not await _wait_until(lambda: (_stat(first)[STATE_FIELD] in "Tt") == stopped, END_TIMEOUT_S):
+        if not await _wait_until(done, END_TIMEOUT_S):
+            _signal(_members(first), signal.SIGCONT)
             raise SandboxError(f"The sandbox {sandbox_id} did not become {after}.")
 
     def _record(self, sandbox_id: str) -> Path:
@@ -168,6 +169,39 @@ def _members(first: int) -> set[int]:
                     if os.readlink(entry / "ns/pid") == space:
                         found.add(int(entry.name))
     return found
+
+
+def _all_stop(first: int) -> Callable[[], bool]:
+    """Asked again and again, stops what was forked meanwhile; true when all stand still. A list of processes is no instant:
+    one forked behind its back is in the next list, which therefore has to be the same."""
+    before: set[int] = set()
+
+    def stand_still() -> bool:
+        nonlocal before
+        last, before = before, _members(first)
+        running = {pid for pid in before if not _stands_still(pid)}
+        _signal(running, signal.SIGSTOP)
+        return not running and before == last
+
+    return stand_still
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread of `pid` is stopped, over, or will stop before it does anything else: one that waits for the exec of
+    what it started by `vfork` shows as D, and cannot stop while that one stands still."""
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            state = (task / "stat").read_text().rpartition(") ")[2][0]
+            if state not in "TtZXD" or (state == "D" and not _is_told_to_stop(task)):
+                return False
+    except OSError:  # it ended, or a thread did: the next round knows
+        return not Path(f"/proc/{pid}").exists()
+    return True
+
+
+def _is_told_to_stop(task: Path) -> bool:
+    fields = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines() if ":" in line)
+    return any(int(fields[name], 16) >> (signal.SIGSTOP - 1) & 1 for name in ("SigPnd", "ShdPnd"))
 
 
 def _stat(pid: int) -> list[str]:
