@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,6 @@ from tenure.errors import (
     ServerUnreachable,
     TenureError,
 )
-from tenure.offices.models import SnapshotKind, SnapshotRecord
-from tenure.offices.snapshots import outdated
 
 WRITER = r"""
 import os, subprocess, urllib.request
@@ -48,7 +45,6 @@ while True:  # in this order; nothing is synced by us
     os.rename("progress.new", "progress")
 """
 SNAPSHOTS = 5
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WAIT_S = 60.0
 KILL_POINTS = ("staged", "prepared", "moved-away", "placed")
 
@@ -197,17 +193,6 @@ def test_diff_tells_files_and_objects_by_name(agent: Agent) -> None:
         }
         assert not found.truncated
     assert agent.snapshots.diff(old.id, old.id).entries == []
-
-
-def test_automatic_snapshots_go_and_those_that_somebody_asked_for_stay() -> None:
-    def record(number: int, kind: SnapshotKind) -> SnapshotRecord:
-        return SnapshotRecord(f"snap_{number}", "a", None, kind, "whole", "image", None, {}, NOW)
-
-    kinds = [SnapshotKind.MANUAL, SnapshotKind.FORK, SnapshotKind.MANUAL] + [SnapshotKind.BEFORE_RESTORE] * 10
-    taken = [record(number, kind) for number, kind in enumerate(kinds)]
-    assert [one.id for one in outdated(taken)] == ["snap_1"]
-    assert outdated(taken[:-1]) == []
-    assert [one.id for one in outdated(taken, kept=2)] == ["snap_1", *(f"snap_{number}" for number in range(3, 11))]
 
 
 def test_what_does_not_exist_or_cannot_be_is_a_clear_error(live: Live, agent: Agent) -> None:

@@ -25,13 +25,19 @@ class Settings:
     """For clients: address of the server when it is not to be found by its socket under `home`."""
     token: str | None = field(default=None, repr=False)
     """For clients: bearer token, instead of the one in `token_file`."""
+    snapshots_last: int = 10
+    """Automatic snapshots kept of each agent: the newest, …"""
+    snapshots_hourly: int = 24
+    """… the newest of each of the last hours, …"""
+    snapshots_daily: int = 7
+    """… and of each of the last days. See `tenure.offices.retention`."""
     debug: bool = False
     """The CLI shows stack traces."""
 
     @classmethod
     def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
         """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_DATABASE_URL`, `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
-        `TENURE_DEBUG`."""
+        `TENURE_SNAPSHOTS_LAST`, `_HOURLY` and `_DAILY`, `TENURE_DEBUG`."""
         env = dict(os.environ) if environ is None else environ
         return cls(
             home=Path(env.get("TENURE_HOME") or DEFAULT_HOME).absolute(),
@@ -40,6 +46,9 @@ class Settings:
             pool_bytes=int(float(env.get("TENURE_POOL_GB") or 40) * 1024**3),
             url=env.get("TENURE_URL") or None,
             token=env.get("TENURE_TOKEN") or None,
+            snapshots_last=int(env.get("TENURE_SNAPSHOTS_LAST") or 10),
+            snapshots_hourly=int(env.get("TENURE_SNAPSHOTS_HOURLY") or 24),
+            snapshots_daily=int(env.get("TENURE_SNAPSHOTS_DAILY") or 7),
             debug=env.get("TENURE_DEBUG", "") not in ("", "0"),
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -120,10 +120,29 @@ class Probe(Answer):
 
 
 # --- snapshots -----------------------------------------------------------------------------------------------------
+class StepMark(BaseModel):
+    """The step of a run before or after which a snapshot is taken; `verified` when its checks held."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True, defer_build=True)
+
+    run: str = Field(max_length=100)
+    node: str = Field(max_length=200)
+    verified: bool = False
+
+
 class SnapshotRequest(Request):
-    """`POST …/snapshots`. A name is unique among the agent's snapshots and follows the rule for agents' names."""
+    """`POST …/snapshots`. A name is unique among the agent's snapshots and follows the rule for agents' names. A `step` goes
+    with the kinds "before-step" and "after-step"."""
 
     name: str | None = None
+    kind: Literal["manual", "before-step", "after-step"] = "manual"
+    step: StepMark | None = None
+
+
+class RestoreRequest(Request):
+    """`POST …/snapshots/…/restore`. `by_run`: the run that asks for it, which does not count as being at work."""
+
+    by_run: str | None = Field(default=None, max_length=100)
 
 
 class Snapshot(Answer):
@@ -131,13 +150,15 @@ class Snapshot(Answer):
     agent: str
     name: str | None = None
     kind: str
-    """ "manual" (stays until deleted), or automatic: "before-restore", "fork"; of those the newest are kept."""
+    """ "manual" (stays until deleted), or automatic, of which the newest are kept: "before-restore", "fork", "before-step",
+    "after-step"."""
     created_at: datetime
     image: str
     parent: str | None = None
     """The snapshot that the office was last restored from or forked of."""
     runs: dict[str, int] = Field(default_factory=dict[str, int])
     """How far the journal (seq) of each run that was not over had come."""
+    step: StepMark | None = None
 
 
 class SnapshotList(Answer):

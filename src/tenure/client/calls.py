@@ -159,8 +159,9 @@ def delete_snapshot(agent: str, snapshot: str) -> Call[None]:
     return Call("DELETE", _snapshot(agent, snapshot), _nothing, timeout_s=OFFICE_S)
 
 
-def restore_snapshot(agent: str, snapshot: str) -> Call[wire.Restored]:
-    return Call("POST", _snapshot(agent, snapshot, "restore"), _model(wire.Restored), timeout_s=CREATE_S)
+def restore_snapshot(agent: str, snapshot: str, request: wire.RestoreRequest | None = None) -> Call[wire.Restored]:
+    path = _snapshot(agent, snapshot, "restore")
+    return Call("POST", path, _model(wire.Restored), body=request, timeout_s=CREATE_S)
 
 
 def diff_snapshot(agent: str, snapshot: str, to: str | None) -> Call[wire.Diff]:

@@ -106,11 +106,27 @@ class SnapshotKind(StrEnum):
     BEFORE_RESTORE = "before-restore"
     FORK = "fork"
     """Of an office as it was when it was forked."""
+    BEFORE_STEP = "before-step"
+    AFTER_STEP = "after-step"
 
     @property
     def is_automatic(self) -> bool:
         """Whether it goes by itself when newer ones came."""
         return self is not SnapshotKind.MANUAL
+
+    @property
+    def is_of_step(self) -> bool:
+        return self in (SnapshotKind.BEFORE_STEP, SnapshotKind.AFTER_STEP)
+
+
+@dataclass(frozen=True)
+class StepMark:
+    """The step of a run around which a snapshot is taken. `verified`: the step's checks held, so the office is known to be
+    good as of then."""
+
+    run: str
+    node: str
+    verified: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,8 @@ class SnapshotRecord:
     """How far the journal of each run of the agent that was not over had come. What the journal says by then to be done is
     in the snapshot; the snapshot may have more."""
     created_at: datetime
+    step: StepMark | None = None
+    """Of the kinds before-step and after-step; how far the journal of its run had come stands in `runs`."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from psycopg.types.json import Jsonb
 
 from tenure.database.connect import ControlDatabase
 from tenure.errors import AlreadyExists, NotFound
-from tenure.offices.models import SnapshotKind, SnapshotRecord
+from tenure.offices.models import SnapshotKind, SnapshotRecord, StepMark
 
-_COLUMNS = "id, agent, name, kind, stage, image, parent, runs, created_at"
+_COLUMNS = "id, agent, name, kind, stage, image, parent, runs, created_at, run_id, node_id, verified"
 
 
 class SnapshotStore:
@@ -20,12 +20,15 @@ class SnapshotStore:
     def __init__(self, database: ControlDatabase) -> None:
         self._database = database
 
-    async def add(self, snapshot_id: str, agent: str, image: str, name: str | None, kind: SnapshotKind) -> None:
+    async def add(
+        self, snapshot_id: str, agent: str, image: str, name: str | None, kind: SnapshotKind, step: StepMark | None
+    ) -> None:
         """A new row in stage "taking". Raises `AlreadyExists` for a name that the agent has used."""
         try:
             await self._database.execute(
-                "INSERT INTO snapshots (id, agent, image, name, kind) VALUES (%s, %s, %s, %s, %s)",
-                (snapshot_id, agent, image, name, kind.value),
+                "INSERT INTO snapshots (id, agent, image, name, kind, run_id, node_id, verified) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                (snapshot_id, agent, image, name, kind.value, *_columns_of(step)),
             )
         except UniqueViolation:
             raise AlreadyExists(
@@ -77,6 +80,11 @@ class SnapshotStore:
         await self._database.execute("DELETE FROM snapshots WHERE id = %s", (snapshot_id,))
 
 
+def _columns_of(step: StepMark | None) -> tuple[str | None, str | None, bool]:
+    return (None, None, False) if step is None else (step.run, step.node, step.verified)
+
+
 def _record(row: dict[str, Any]) -> SnapshotRecord:
     fields: dict[str, Any] = {**row, "kind": SnapshotKind(row["kind"])}
-    return SnapshotRecord(**fields)
+    run, node, verified = fields.pop("run_id"), fields.pop("node_id"), fields.pop("verified")
+    return SnapshotRecord(**fields, step=None if run is None else StepMark(run, node, verified))

@@ -10,34 +10,28 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenure.errors import Conflict
+from tenure.errors import Conflict, InvalidArgument
 from tenure.faultpoints import reach
 from tenure.names import check_name
 from tenure.offices.clones import Clones, origin_of
 from tenure.offices.diff import Diff, compare
-from tenure.offices.models import Restored, SnapshotKind, SnapshotRecord
+from tenure.offices.models import Restored, SnapshotKind, SnapshotRecord, StepMark
 from tenure.offices.office import Office, OfficeParts
+from tenure.offices.retention import Retention, last_verified, outdated
 from tenure.offices.snapshot_store import SnapshotStore
 
 T = TypeVar("T")
-AUTOMATIC_KEPT = 10
-"""Per agent; the oldest beyond go."""
 SNAPSHOTS_MAX = 200
 """Per agent, all kinds together: each makes later ones and deleting a little slower."""
 _ID_BYTES = 6
 
 OpenRuns = Callable[[str], Awaitable[Sequence[tuple[str, str, int]]]]
 """(id, state, seq of its journal) of each run of an agent that is not over."""
-
-
-def outdated(taken: Sequence[SnapshotRecord], kept: int = AUTOMATIC_KEPT) -> list[SnapshotRecord]:
-    """Of an agent's snapshots, the oldest first, those that go by the policy: the automatic ones before the last `kept`."""
-    automatic = [one for one in taken if one.kind.is_automatic]
-    return automatic[: max(0, len(automatic) - kept)]
 
 
 class Snapshots:
@@ -53,6 +47,9 @@ class Snapshots:
     ) -> None:
         self._store, self._open_runs, self._find_office = store, open_runs, find_office
         self._volumes, self._directory = parts.volumes, parts.settings.snapshots_dir
+        self._retention = Retention(
+            parts.settings.snapshots_last, parts.settings.snapshots_hourly, parts.settings.snapshots_daily
+        )
         self._clones = Clones(parts.settings, parts.volumes)
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One thing at a time per agent."""
@@ -74,6 +71,10 @@ class Snapshots:
         await self._find_office(agent)
         return await self._store.get(agent, wanted)
 
+    async def last_verified(self, agent: str, run: str) -> SnapshotRecord | None:
+        """The newest that was taken after a verified step of `run`. While that run is not over it is not pruned."""
+        return last_verified((await self.list(agent))[::-1], run)
+
     async def find(self, snapshot_id: str) -> Path | None:
         """The volume of the snapshot of this id; None when there is none."""
         agent = await self._store.owner_of(snapshot_id)
@@ -90,10 +91,17 @@ class Snapshots:
 
     # --- taking and deleting -----------------------------------------------------------------------------------------
     async def take(
-        self, agent: str, name: str | None = None, kind: SnapshotKind = SnapshotKind.MANUAL
+        self,
+        agent: str,
+        name: str | None = None,
+        kind: SnapshotKind = SnapshotKind.MANUAL,
+        step: StepMark | None = None,
     ) -> SnapshotRecord:
-        """Of an office awake or asleep, as of one instant in between. Raises `InvalidName`, `AlreadyExists` for a name that
-        is taken, `Conflict` when the agent has `SNAPSHOTS_MAX`, `DiskFull`."""
+        """Of an office awake or asleep, as of one instant in between. `step` goes with the kinds before-step and after-step,
+        and only with those. Raises `InvalidName`, `AlreadyExists` for a name that is taken, `Conflict` when the agent has
+        `SNAPSHOTS_MAX`, `DiskFull`."""
+        if kind.is_of_step is (step is None):
+            raise InvalidArgument("A snapshot names a step when it is taken before or after one, and only then.")
         if name is not None:
             check_name(name, "snapshot")
         await self._find_office(agent)
@@ -101,15 +109,17 @@ class Snapshots:
         async def take() -> SnapshotRecord:
             async with self._turns[agent]:
                 office = await self._find_office(agent)
-                async with self._row(office, name, kind) as snapshot_id, office.still():
+                async with self._row(office, name, kind, step) as snapshot_id, office.still():
                     taken = await self._copy(office, snapshot_id)
-                await self._prune(agent, keep=taken.id)
+                await self._prune(agent, keep={taken.id})
                 return taken
 
         return await _to_its_end(take())
 
     @contextlib.asynccontextmanager
-    async def _row(self, office: Office, name: str | None, kind: SnapshotKind) -> AsyncGenerator[str]:
+    async def _row(
+        self, office: Office, name: str | None, kind: SnapshotKind, step: StepMark | None = None
+    ) -> AsyncGenerator[str]:
         """The row of a snapshot that is taken meanwhile; it goes, with what there is of it, when that fails."""
         agent = office.record.name
         if len(await self._store.of_agent(agent, unfinished=True)) >= SNAPSHOTS_MAX and not kind.is_automatic:
@@ -118,7 +128,7 @@ class Snapshots:
                 hint=f"Delete some: `tenure snapshot list {agent}`, `tenure snapshot delete {agent} SNAPSHOT`.",
             )
         snapshot_id = f"snap_{secrets.token_hex(_ID_BYTES)}"
-        await self._store.add(snapshot_id, agent, office.record.image, name, kind)
+        await self._store.add(snapshot_id, agent, office.record.image, name, kind, step)
         try:
             yield snapshot_id
         except BaseException:
@@ -152,9 +162,10 @@ class Snapshots:
         await self._volumes.delete(self._path(agent, snapshot_id))
         await self._store.remove(snapshot_id)
 
-    async def _prune(self, agent: str, *, keep: str) -> None:
-        for one in outdated(await self._store.of_agent(agent)):
-            if one.id != keep:
+    async def _prune(self, agent: str, *, keep: Collection[str]) -> None:
+        open_runs = [run for run, _, _ in await self._open_runs(agent)]
+        for one in outdated(await self._store.of_agent(agent), self._retention, datetime.now(UTC), open_runs):
+            if one.id not in keep:
                 await self._delete(agent, one.id)
 
     async def remove_all(self, agent: str) -> None:
@@ -175,28 +186,28 @@ class Snapshots:
                 await self._delete(agent, one.id)
 
     # --- restoring -----------------------------------------------------------------------------------------------------
-    async def restore(self, agent: str, wanted: str) -> Restored:
+    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None) -> Restored:
         """Puts the whole office back to a snapshot. What was there is a snapshot itself then, so this can be undone. It wakes
-        if it was awake. Raises `Conflict` while a run of the agent is at work."""
+        if it was awake. Raises `Conflict` while a run of the agent is at work, other than `by_run`, which asks for it."""
         await self._find_office(agent)
 
         async def restore() -> Restored:
             async with self._turns[agent]:
                 office = await self._find_office(agent)
                 snapshot = await self._store.get(agent, wanted)
-                await self._refuse_at_work(agent)
+                await self._refuse_at_work(agent, by_run)
                 async with office.vacated():
                     async with self._row(office, None, SnapshotKind.BEFORE_RESTORE) as snapshot_id:
                         before = await self._copy(office, snapshot_id)
                     await self._clones.replace(office.record, self._path(agent, snapshot.id))
                     office.log.write("office", f"restored from {snapshot.name or snapshot.id}; before: {before.id}")
-                await self._prune(agent, keep=snapshot.id)
+                await self._prune(agent, keep={snapshot.id, before.id})
                 return Restored(await office.view(with_usage=False), snapshot, before)
 
         return await _to_its_end(restore())
 
-    async def _refuse_at_work(self, agent: str) -> None:
-        at_work = [run for run, state, _ in await self._open_runs(agent) if state != "parked"]
+    async def _refuse_at_work(self, agent: str, by_run: str | None) -> None:
+        at_work = [run for run, state, _ in await self._open_runs(agent) if state != "parked" and run != by_run]
         if at_work:
             raise Conflict(
                 f"{agent} is at work on {', '.join(at_work[:3])}: a restore would take the ground from under it.",

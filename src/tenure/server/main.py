@@ -45,6 +45,9 @@ OF_SETTINGS = frozenset(
         "TENURE_POOL_GB",
         "TENURE_DATABASE_URL",
         "TENURE_DEBUG",
+        "TENURE_SNAPSHOTS_LAST",
+        "TENURE_SNAPSHOTS_HOURLY",
+        "TENURE_SNAPSHOTS_DAILY",
         "TENURE_URL",
         "TENURE_TOKEN",
     }
@@ -118,6 +121,9 @@ def environment_of(settings: Settings, base: Mapping[str, str]) -> dict[str, str
         "TENURE_HOME": str(settings.home),
         "TENURE_PORT": str(settings.port),
         "TENURE_POOL_GB": str(settings.pool_bytes / 1024**3),
+        "TENURE_SNAPSHOTS_LAST": str(settings.snapshots_last),
+        "TENURE_SNAPSHOTS_HOURLY": str(settings.snapshots_hourly),
+        "TENURE_SNAPSHOTS_DAILY": str(settings.snapshots_daily),
     }
     if settings.database_url:
         kept["TENURE_DATABASE_URL"] = settings.database_url

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tenure import wire
+from tenure.offices.models import SnapshotKind, StepMark
 from tenure.settings import Settings
 from tenure.work.hands import Command, CommandStatus, SqlResult
 
@@ -149,7 +150,13 @@ class Snapshots(Protocol):
     """Values with the attributes of `wire.Snapshot`, `wire.Restored`, `wire.Diff`. A snapshot is named by its id or its name;
     raises `NotFound` when the agent has none such."""
 
-    async def take(self, agent: str, name: str | None = None) -> Any:
+    async def take(
+        self,
+        agent: str,
+        name: str | None = None,
+        kind: SnapshotKind = SnapshotKind.MANUAL,
+        step: StepMark | None = None,
+    ) -> Any:
         """Does not wake the office. Raises `InvalidName`, `AlreadyExists`, `Conflict` when there are too many, `DiskFull`."""
         ...
 
@@ -158,8 +165,8 @@ class Snapshots(Protocol):
         ...
 
     async def delete(self, agent: str, wanted: str) -> None: ...
-    async def restore(self, agent: str, wanted: str) -> Any:
-        """Raises `Conflict` while a run of the agent is at work."""
+    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None) -> Any:
+        """Raises `Conflict` while a run of the agent is at work, other than `by_run`."""
         ...
 
     async def diff(self, agent: str, wanted: str, to: str | None = None) -> Any:

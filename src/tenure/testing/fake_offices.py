@@ -14,6 +14,7 @@ from typing import Any
 from tenure import wire
 from tenure.errors import AlreadyExists, DatabaseError, DoorError, InvalidArgument, NotFound
 from tenure.names import check_name
+from tenure.offices.models import SnapshotKind, StepMark
 from tenure.server import office_files
 from tenure.server.services import STDERR, STDOUT, LimitsWanted
 from tenure.testing.fake_session import PROGRAMS, FakeSession, host_program, not_found
@@ -146,13 +147,23 @@ class FakeSnapshots:
                 return one
         raise NotFound(f"{agent} has no snapshot {wanted[:60]!r}.", hint=f"`tenure snapshot list {agent}` shows them.")
 
-    async def take(self, agent: str, name: str | None = None, kind: str = "manual") -> wire.Snapshot:
+    async def take(
+        self,
+        agent: str,
+        name: str | None = None,
+        kind: SnapshotKind = SnapshotKind.MANUAL,
+        step: StepMark | None = None,
+    ) -> wire.Snapshot:
+        if kind.is_of_step is (step is None):
+            raise InvalidArgument("A snapshot names a step when it is taken before or after one, and only then.")
         office, taken = self._find(agent), self._taken.setdefault(agent, [])
         if name is not None and check_name(name, "snapshot") in [one.name for one in taken]:
             raise AlreadyExists(f"{agent} has a snapshot named {name} already.")
         new_id = f"snap_{secrets.token_hex(6)}"
         now = datetime.now(UTC)
-        taken.append(wire.Snapshot(id=new_id, agent=agent, name=name, kind=kind, created_at=now, image=office.image))
+        mark = None if step is None else wire.StepMark(run=step.run, node=step.node, verified=step.verified)
+        fields: dict[str, Any] = {"id": new_id, "agent": agent, "name": name, "created_at": now, "image": office.image}
+        taken.append(wire.Snapshot(**fields, kind=kind.value, step=mark))
         return taken[-1]
 
     async def list(self, agent: str) -> Sequence[wire.Snapshot]:
@@ -169,9 +180,10 @@ class FakeSnapshots:
     def forget(self, agent: str) -> None:
         self._taken.pop(agent, None)
 
-    async def restore(self, agent: str, wanted: str) -> dict[str, Any]:
+    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None) -> dict[str, Any]:
+        del by_run
         snapshot = self._get(agent, wanted)
-        before = await self.take(agent, kind="before-restore")
+        before = await self.take(agent, kind=SnapshotKind.BEFORE_RESTORE)
         return {"agent": self._find(agent), "snapshot": snapshot, "before": before}
 
     async def diff(self, agent: str, wanted: str, to: str | None = None) -> wire.Diff:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query
 
 from tenure import wire
+from tenure.offices.models import SnapshotKind, StepMark
 from tenure.server.access import AgentName, Has, of_agent, requires
 from tenure.server.checks import check_id
 
@@ -29,7 +30,9 @@ OF_SNAPSHOTS = of_agent("snapshot")
 )
 async def take_snapshot(name: AgentName, has: Has, body: wire.SnapshotRequest | None = None) -> Any:
     """Keeps files, database and objects as of one instant; the office goes on."""
-    return await has.offices.snapshots.take(name, body.name if body else None)
+    wanted = body or wire.SnapshotRequest()
+    step = None if wanted.step is None else StepMark(wanted.step.run, wanted.step.node, wanted.step.verified)
+    return await has.offices.snapshots.take(name, wanted.name, SnapshotKind(wanted.kind), step)
 
 
 @router.get("/snapshots", response_model=wire.SnapshotList, dependencies=[requires("snapshot:list", OF_SNAPSHOTS)])
@@ -49,9 +52,11 @@ async def delete_snapshot(name: AgentName, snapshot: SnapshotId, has: Has) -> No
     response_model=wire.Restored,
     dependencies=[requires("snapshot:restore", OF_SNAPSHOTS)],
 )
-async def restore_snapshot(name: AgentName, snapshot: SnapshotId, has: Has) -> Any:
+async def restore_snapshot(
+    name: AgentName, snapshot: SnapshotId, has: Has, body: wire.RestoreRequest | None = None
+) -> Any:
     """Puts the whole office back to a snapshot, after taking one of what is there. What runs inside ends."""
-    return await has.offices.snapshots.restore(name, snapshot)
+    return await has.offices.snapshots.restore(name, snapshot, by_run=body.by_run if body else None)
 
 
 @router.get(
