@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenure.offices.models import SnapshotKind, SnapshotRecord, StepMark
-from tenure.offices.retention import DAY, HOUR, Retention, last_verified, outdatedfrom tenure.server.main import environment_of
+from tenure.offices.retention import DAY, HOUR, Retention, last_verified, outdated
+from tenure.server.main import environment_of
 from tenure.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
