@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from fixtures.live import Live, is_running
+from fixtures.waiting import wait_until
 from tenure.client import Agent
 from tenure.errors import NotFound
-
-SETTLE_S = 20.0
 
 
 def fill(agent: Agent) -> None:
@@ -102,12 +100,3 @@ def test_a_deleted_office_leaves_nothing(live: Live) -> None:
     assert again.exec("ls ~/file").exit_code != 0
     assert again.objects.list() == []
     again.delete()
-
-
-def wait_until(condition: object, otherwise: str) -> None:
-    deadline = time.monotonic() + SETTLE_S
-    while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.05)
-    pytest.fail(otherwise)

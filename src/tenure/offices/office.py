@@ -13,8 +13,8 @@ from typing import Protocol
 
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
-from tenure.errors import DoorClosed, NotFound, SandboxError, TenureError
-from tenure.offices import furnish
+from tenure.errors import DoorClosed, SandboxError, TenureError
+from tenure.offices.boot import Boot, StartFromImage
 from tenure.offices.clones import Clones, write_office_file
 from tenure.offices.door.door import Door
 from tenure.offices.log import office_log
@@ -24,7 +24,6 @@ from tenure.offices.spares import SpareVolumes
 from tenure.offices.volumes.base import VolumeDriver
 from tenure.settings import Settings
 
-BOOT_TIMEOUT_S = 30.0
 ADOPT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 USAGE_AGE_S = 0.5
@@ -61,6 +60,8 @@ class OfficeParts:
     """Per socket name of `FORWARDS` but `db`, which the office's own database serves."""
     environment: dict[str, str]
     """What every command in an office finds in its environment."""
+    mount_pool: Callable[[], None]
+    """Mounts the pool when it is not. Raises `SetupError`."""
 
 
 class Office:
@@ -128,11 +129,15 @@ class Office:
     # --- waking ------------------------------------------------------------------------------------------------------
     async def ready(self) -> Door:
         """The open door; wakes the office when it sleeps or died. Raises `SandboxError`, `DoorClosed`, `DiskFull`."""
-        if not self.door.is_open:
+        if not await self._is_ready():
             async with self._changing:
-                if not self.door.is_open:
+                if not await self._is_ready():
                     await self._bring_up()
         return self.door
+
+    async def _is_ready(self) -> bool:
+        """A sandbox that died a moment ago may have left connections that do not know it yet."""
+        return self.door.is_open and await self._sandbox_state() is SandboxState.RUNNING
 
     async def _bring_up(self) -> None:
         state = await self._sandbox_state()
@@ -148,34 +153,18 @@ class Office:
         else:
             await self._boot(state)
 
-    async def _boot(self, state: SandboxState) -> None:
-        began = time.monotonic()
+    async def _boot(self, state: SandboxState, image: StartFromImage | None = None) -> None:
+        """See `Boot.run`."""
+        parts = self._parts
         self._waking = True
         try:
-            if state is not SandboxState.ABSENT:
-                self.log.write("sandbox", f"found {state}; cleaning up")
-                await self._parts.sandboxes.stop(self.record.name, grace_s=0)
-            if not await self._parts.volumes.exists(self.volume):
-                raise NotFound(
-                    f"The volume of {self.record.name} is missing from {self.volume.parent}.",
-                    hint="Is the pool mounted? `tenure doctor` says. Tenure will not replace a volume by an empty one.",
-                )
-            for complaint in await asyncio.to_thread(
-                furnish.before_boot, self._parts.settings, self.record, self.volume, self.environment
-            ):
-                self.log.write("office", f"boots all the same: {complaint}")
-            await self.listen()
-            await self._parts.sandboxes.start(self.spec())
-            await self.door.wait_open(BOOT_TIMEOUT_S)
-        except TenureError as error:
+            await Boot(self, parts.settings, parts.sandboxes, parts.volumes, parts.mount_pool).run(state, image)
+        except TenureError:
             self._broken = True
-            self.log.write("office", f"did not wake: {error.message}")
-            await self._parts.sandboxes.stop(self.record.name, grace_s=0)
             raise
         finally:
             self._waking = False
         self._broken = False
-        self.log.write("office", f"awake after {(time.monotonic() - began) * 1000:.0f} ms")
 
     def spec(self) -> SandboxSpec:
         """How this office's sandbox is started."""

@@ -34,14 +34,16 @@ from tenure.secrets.egress.presets import read_host_clients
 from tenure.secrets.egress.proxy import Decision, EgressProxy
 from tenure.secrets.egress.rules import Preset, check_entries
 from tenure.server.app import create_app
+from tenure.server.chores import Chore, doing
 from tenure.server.listeners import serve_office_api
 from tenure.server.main import Built, Ground
 from tenure.server.services import Services
 from tenure.settings import Settings
-from tenure.setup import current_image
+from tenure.setup import current_image, ensure_pool_mounted
 from tenure.work.claims import release_claims, worker_id
 from tenure.work.runs import Runs
 
+LIMITS_EVERY_S = 2.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -60,6 +62,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             spares=SpareVolumes(volumes, settings.volumes_dir, partial(furnish.in_common, settings)),
             listeners=listeners,
             environment=environment(settings),
+            mount_pool=partial(ensure_pool_mounted, settings),
         )
         runs = Runs(database)
         clients = await asyncio.to_thread(read_host_clients)
@@ -86,8 +89,10 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             "egress": lambda record, path: _serve_egress(settings, record, clients.presets, path),
         }
         await offices.adopt_all()
+        chores = [Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir))]
         try:
-            yield Built(app, worker_id, lambda name: release_claims(database, name))
+            async with doing(chores):
+                yield Built(app, worker_id, lambda name: release_claims(database, name))
         finally:
             await offices.close()
 

@@ -20,6 +20,7 @@ from tenure.offices.volumes.base import VolumeDriver
 
 MIB = 1024**2
 LIMIT_BYTES = 24 * MIB
+COUNT_LOST_MAX = 3
 ONE_GO_BYTES = MIB
 
 Contract = Callable[[VolumeDriver, Path], Awaitable[None]]
@@ -208,11 +209,10 @@ async def a_limit_stops_writers(driver: VolumeDriver, pool: Path) -> None:
     volume, neighbour = await _volume(driver, pool / "v"), await _volume(driver, pool / "neighbour")
     await driver.set_limit(volume, LIMIT_BYTES)
     assert (await driver.usage(volume)).limit_bytes == LIMIT_BYTES
-    written = await asyncio.to_thread(_fill, volume / "file", 2 * LIMIT_BYTES)
     if not driver.holds_limits:
-        assert written == 2 * LIMIT_BYTES
+        assert await asyncio.to_thread(_fill, volume / "file", 2 * LIMIT_BYTES) == 2 * LIMIT_BYTES
         return
-    assert LIMIT_BYTES // 2 <= written <= LIMIT_BYTES
+    assert LIMIT_BYTES // 2 <= await _filled(driver, volume / "file") <= LIMIT_BYTES
     assert await asyncio.to_thread(_fill, neighbour / "file", LIMIT_BYTES) == LIMIT_BYTES
 
 
@@ -220,7 +220,7 @@ async def a_full_volume_can_be_emptied(driver: VolumeDriver, pool: Path) -> None
     volume = await _volume(driver, pool / "v")
     await driver.set_limit(volume, LIMIT_BYTES)
     if driver.holds_limits:
-        assert await asyncio.to_thread(_fill, volume / "file", 2 * LIMIT_BYTES) < 2 * LIMIT_BYTES
+        assert await _filled(driver, volume / "file") < 2 * LIMIT_BYTES
     (volume / "file").unlink(missing_ok=True)
     await asyncio.to_thread(os.sync)
     assert await asyncio.to_thread(_fill, volume / "file", LIMIT_BYTES // 2) == LIMIT_BYTES // 2
@@ -247,8 +247,8 @@ async def a_clone_counts_for_itself(driver: VolumeDriver, pool: Path) -> None:
     usage = await driver.usage(pool / "clone")
     assert usage.used_bytes >= LIMIT_BYTES // 2
     await driver.set_limit(pool / "clone", LIMIT_BYTES)
-    written = await asyncio.to_thread(_fill, pool / "clone" / "more", LIMIT_BYTES)
-    assert (written < LIMIT_BYTES) == driver.holds_limits
+    if driver.holds_limits:
+        assert await _filled(driver, pool / "clone" / "more") < LIMIT_BYTES
 
 
 async def usage_follows_what_is_written(driver: VolumeDriver, pool: Path) -> None:
@@ -302,6 +302,19 @@ def _fill(file: Path, wanted_bytes: int) -> int:
                 os.fsync(stream.fileno())
         except OSError as error:
             assert error.errno in (errno.EDQUOT, errno.ENOSPC), error  # noqa: PT017 - any other error is a failure
+    return written
+
+
+async def _filled(driver: VolumeDriver, file: Path) -> int:
+    """Bytes that fit when the limit holds. The kernel may lose count meanwhile, for what others delete in the same pool: then
+    it has to hold again once the driver has seen to it."""
+    written = await asyncio.to_thread(_fill, file, 2 * LIMIT_BYTES)
+    for _ in range(COUNT_LOST_MAX):
+        if written < 2 * LIMIT_BYTES or not await driver.keep_limits(file.parent):
+            break
+        file.unlink()
+        await asyncio.to_thread(os.sync)
+        written = await asyncio.to_thread(_fill, file, 2 * LIMIT_BYTES)
     return written
 
 

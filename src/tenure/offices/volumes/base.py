@@ -77,3 +77,9 @@ class VolumeDriver(ABC):
     @abstractmethod
     async def usage(self, volume: Path) -> VolumeUsage:
         """What the volume takes now; may be some seconds old. Raises `NotFound`."""
+
+    async def keep_limits(self, pool: Path) -> bool:
+        """Mends what the limits of all volumes under `pool` stand on, and says whether it had to. To be called every few
+        seconds: a kernel may lose count of what volumes take (btrfs does so now and then when one is deleted), and no limit
+        holds until it has counted again."""
+        return False

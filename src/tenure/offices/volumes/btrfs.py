@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -13,7 +14,15 @@ from typing import ParamSpec
 from tenure.errors import AlreadyExists, DiskFull, NotFound, VolumeError
 from tenure.offices.tools import ToolResult, run_tool
 from tenure.offices.volumes.base import VolumeDriver, VolumeUsage
-from tenure.offices.volumes.btrfs_calls import create_subvolume, limit_referenced, snapshot_subvolume
+from tenure.offices.volumes.btrfs_calls import (
+    count_again,
+    counting_is_lost,
+    create_subvolume,
+    limit_referenced,
+    snapshot_subvolume,
+)
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 COMMAND_TIMEOUT_S = 60.0
@@ -72,10 +81,17 @@ class BtrfsDriver(VolumeDriver):
         shown = await _btrfs(
             "qgroup", "show", "-r", "-e", "-f", "--raw", volume, doing=f"Reading the usage of {volume.name}"
         )
-        if "inconsistent" in shown.stderr:
-            # Not waited for: it reads the whole pool, and the numbers of before are better than none.
-            await run_tool(_words("quota", "rescan", volume), timeout_s=COMMAND_TIMEOUT_S, raises=VolumeError)
         return parse_usage(shown.stdout)
+
+    async def keep_limits(self, pool: Path) -> bool:
+        try:
+            lost = counting_is_lost(pool)
+        except OSError:  # quotas are off: set-up and doctor say so
+            return False
+        if lost:
+            logger.warning("the kernel lost count of what the volumes in %s take; counting anew", pool)
+            await _call("Counting anew what volumes take", count_again, pool)
+        return lost
 
     def _need(self, volume: Path) -> None:
         if not os.path.lexists(volume):
