@@ -413,13 +413,13 @@ def test_certificates_are_read_in_proportion_to_their_length() -> None:
     assert certificates(f"{begin}a\n{end}junk\n{begin}b\n{end}{begin}") == [f"{begin}a\n{end}", f"{begin}b\n{end}"]
 
 
-def test_an_office_that_deleted_everything_says_so_and_is_deleted(live: Live) -> None:
+def test_an_office_that_deleted_everything_gets_its_system_back_and_is_deleted(live: Live) -> None:
     agent = live.agent("emptied")
     agent.exec("rm -rf --no-preserve-root / 2> /dev/null", user="root")
+    assert agent.exec(["true"], user="root").exit_code == 127
     agent.sleep()
-    agent.wake()
-    done = agent.exec(["true"], user="root")
-    assert (done.exit_code, done.stderr.strip()) == (127, "true: No such file or directory")
+    assert agent.exec("id -un; pwd; python3 -c 'print(6 * 7)'").stdout == "agent\n/home/agent\n42\n"
+    assert "files of the system" in agent.logs()
     agent.delete()
     assert agent.name not in [one.name for one in live.tenure.agents.list()]
 

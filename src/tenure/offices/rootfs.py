@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import secrets
+import shutil
 import stat
 import struct
 from collections.abc import Generator
@@ -21,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from tenure.errors import VolumeError
 
+_FICLONE = 0x40049409
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -114,6 +117,40 @@ def remove_file(rootfs: Path, path: str) -> None:
         raise VolumeError(f"{path} could not be removed in the office: {error.strerror}.") from error
 
 
+def lend_file(rootfs: Path, path: str, source: Path) -> None:
+    """Makes `path` what `source`, a host's file or link that nobody else changes, is: content (shared on the disk where the
+    filesystem can), mode, owner, time. Whatever has the name is replaced; a directory is not. Raises `VolumeError`."""
+    directory, name = _split(path)
+    temporary = f".tenure-{secrets.token_hex(8)}"
+    try:
+        with _root(rootfs) as root, _directory(root, directory) as parent:
+            try:
+                _copy(source, parent, temporary)
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
+                raise
+    except OSError as error:
+        raise VolumeError(f"{path} could not be written in the office: {error.strerror}.") from error
+
+
+def facts_of(rootfs: Path, path: str) -> os.stat_result | None:
+    """What is at `path` itself, be it a link; links in the directories on the way stay in the root. None when there is nothing.
+    Raises `VolumeError`."""
+    try:
+        with _root(rootfs) as root:
+            found = _openat2(root, _inside(path), os.O_PATH | os.O_NOFOLLOW)
+            try:
+                return os.fstat(found)
+            finally:
+                os.close(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise VolumeError(f"{path} could not be looked up in the office: {error.strerror}.") from error
+
+
 # --- the parts --------------------------------------------------------------------------------------------------------
 def _split(path: str) -> tuple[str, str]:
     directory, _, name = path.rstrip("/").rpartition("/")
@@ -188,6 +225,24 @@ def _replace(parent: int, name: str, content: bytes, mode: int, uid: int, gid: i
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=parent)
         raise
+
+
+def _copy(source: Path, parent: int, name: str) -> None:
+    facts = source.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        os.symlink(os.readlink(source), name, dir_fd=parent)
+        os.chown(name, facts.st_uid, facts.st_gid, dir_fd=parent, follow_symlinks=False)
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with source.open("rb") as origin, os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as file:
+        try:
+            fcntl.ioctl(file, _FICLONE, origin.fileno())
+        except OSError:
+            shutil.copyfileobj(origin, file)
+            file.flush()
+        os.fchown(file.fileno(), facts.st_uid, facts.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(facts.st_mode))
+        os.utime(file.fileno(), ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 def _read(found: int, bytes_max: int) -> bytes:
