@@ -121,28 +121,31 @@ class Probe(Answer):
 
 # --- snapshots -----------------------------------------------------------------------------------------------------
 class StepMark(BaseModel):
-    """The step of a run before or after which a snapshot is taken; `verified` when its checks held."""
+    """The step of a run before or after which a snapshot is taken; see `tenure.offices.models.StepMark`."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True, defer_build=True)
 
     run: str = Field(max_length=100)
-    node: str = Field(max_length=200)
+    node: str = Field(max_length=300)
     verified: bool = False
 
 
 class SnapshotRequest(Request):
     """`POST …/snapshots`. A name is unique among the agent's snapshots and follows the rule for agents' names. A `step` goes
-    with the kinds "before-step" and "after-step"."""
+    with the kinds "before-step" and "after-step". Asked for again with the same `key`, it is the one of the first time."""
 
     name: str | None = None
     kind: Literal["manual", "before-step", "after-step"] = "manual"
     step: StepMark | None = None
+    key: str | None = Field(default=None, max_length=200)
 
 
 class RestoreRequest(Request):
     """`POST …/snapshots/…/restore`. `by_run`: the run that asks for it, which does not count as being at work."""
 
     by_run: str | None = Field(default=None, max_length=100)
+    key: str | None = Field(default=None, max_length=200)
+    """Asked for again with the same key, `before` is the one of the first time."""
 
 
 class Snapshot(Answer):

@@ -147,8 +147,8 @@ def _snapshot(agent: str, snapshot: str, *rest: str) -> str:
 def take_snapshot(agent: str, request: wire.SnapshotRequest) -> Call[wire.Snapshot]:
     if request.name is not None:
         check_name(request.name, "snapshot")
-    path = _agent(agent, "snapshots")
-    return Call("POST", path, _model(wire.Snapshot), body=request, timeout_s=OFFICE_S)
+    path, repeatable = _agent(agent, "snapshots"), request.key is not None
+    return Call("POST", path, _model(wire.Snapshot), body=request, timeout_s=OFFICE_S, repeatable=repeatable)
 
 
 def list_snapshots(agent: str) -> Call[wire.SnapshotList]:
@@ -160,8 +160,8 @@ def delete_snapshot(agent: str, snapshot: str) -> Call[None]:
 
 
 def restore_snapshot(agent: str, snapshot: str, request: wire.RestoreRequest | None = None) -> Call[wire.Restored]:
-    path = _snapshot(agent, snapshot, "restore")
-    return Call("POST", path, _model(wire.Restored), body=request, timeout_s=CREATE_S)
+    path, repeatable = _snapshot(agent, snapshot, "restore"), request is not None and request.key is not None
+    return Call("POST", path, _model(wire.Restored), body=request, timeout_s=CREATE_S, repeatable=repeatable)
 
 
 def diff_snapshot(agent: str, snapshot: str, to: str | None) -> Call[wire.Diff]:

@@ -121,8 +121,8 @@ class SnapshotKind(StrEnum):
 
 @dataclass(frozen=True)
 class StepMark:
-    """The step of a run around which a snapshot is taken. `verified`: the step's checks held, so the office is known to be
-    good as of then."""
+    """The step of a run around which a snapshot is taken. `verified`: every step that is in it is done and holds, and none was
+    under way, so the run may go back to it."""
 
     run: str
     node: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from psycopg.errors import UniqueViolation
@@ -21,14 +22,21 @@ class SnapshotStore:
         self._database = database
 
     async def add(
-        self, snapshot_id: str, agent: str, image: str, name: str | None, kind: SnapshotKind, step: StepMark | None
+        self,
+        snapshot_id: str,
+        agent: str,
+        image: str,
+        name: str | None,
+        kind: SnapshotKind,
+        step: StepMark | None,
+        key: str | None,
     ) -> None:
         """A new row in stage "taking". Raises `AlreadyExists` for a name that the agent has used."""
         try:
             await self._database.execute(
-                "INSERT INTO snapshots (id, agent, image, name, kind, run_id, node_id, verified) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-                (snapshot_id, agent, image, name, kind.value, *_columns_of(step)),
+                "INSERT INTO snapshots (id, agent, image, name, kind, run_id, node_id, verified, key) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (snapshot_id, agent, image, name, kind.value, *_columns_of(step), key),
             )
         except UniqueViolation:
             raise AlreadyExists(
@@ -58,6 +66,13 @@ class SnapshotStore:
             )
         return _record(row)
 
+    async def of_key(self, agent: str, key: str) -> SnapshotRecord | None:
+        """The agent's whole snapshot that was taken under this key."""
+        row = await self._database.fetch_one(
+            f"SELECT {_COLUMNS} FROM snapshots WHERE agent = %s AND key = %s AND stage = 'whole'", (agent, key)
+        )
+        return None if row is None else _record(row)
+
     async def of_agent(self, agent: str, *, unfinished: bool = False) -> list[SnapshotRecord]:
         """The oldest first; with `unfinished` also those that are being taken or deleted."""
         rows = await self._database.fetch(
@@ -72,6 +87,12 @@ class SnapshotStore:
             "SELECT agent FROM snapshots WHERE id = %s AND stage = 'whole'", (snapshot_id,)
         )
         return None if row is None else str(row["agent"])
+
+    async def withdraw(self, run: str, after: datetime) -> None:
+        """The run went back to a moment: its snapshots taken later are of work that is done anew, so none is verified."""
+        await self._database.execute(
+            "UPDATE snapshots SET verified = false WHERE run_id = %s AND created_at > %s", (run, after)
+        )
 
     async def set_deleting(self, snapshot_id: str) -> None:
         await self._database.execute("UPDATE snapshots SET stage = 'deleting' WHERE id = %s", (snapshot_id,))

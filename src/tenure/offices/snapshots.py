@@ -96,10 +96,11 @@ class Snapshots:
         name: str | None = None,
         kind: SnapshotKind = SnapshotKind.MANUAL,
         step: StepMark | None = None,
+        key: str | None = None,
     ) -> SnapshotRecord:
         """Of an office awake or asleep, as of one instant in between. `step` goes with the kinds before-step and after-step,
-        and only with those. Raises `InvalidName`, `AlreadyExists` for a name that is taken, `Conflict` when the agent has
-        `SNAPSHOTS_MAX`, `DiskFull`."""
+        and only with those. Whoever asks again by the same `key` gets the snapshot of the first time. Raises `InvalidName`,
+        `AlreadyExists` for a name that is taken, `Conflict` when the agent has `SNAPSHOTS_MAX`, `DiskFull`."""
         if kind.is_of_step is (step is None):
             raise InvalidArgument("A snapshot names a step when it is taken before or after one, and only then.")
         if name is not None:
@@ -109,7 +110,9 @@ class Snapshots:
         async def take() -> SnapshotRecord:
             async with self._turns[agent]:
                 office = await self._find_office(agent)
-                async with self._row(office, name, kind, step) as snapshot_id, office.still():
+                if (there := await self._of_key(agent, key)) is not None:
+                    return there
+                async with self._row(office, name, kind, step, key) as snapshot_id, office.still():
                     taken = await self._copy(office, snapshot_id)
                 await self._prune(agent, keep={taken.id})
                 return taken
@@ -118,7 +121,12 @@ class Snapshots:
 
     @contextlib.asynccontextmanager
     async def _row(
-        self, office: Office, name: str | None, kind: SnapshotKind, step: StepMark | None = None
+        self,
+        office: Office,
+        name: str | None,
+        kind: SnapshotKind,
+        step: StepMark | None = None,
+        key: str | None = None,
     ) -> AsyncGenerator[str]:
         """The row of a snapshot that is taken meanwhile; it goes, with what there is of it, when that fails."""
         agent = office.record.name
@@ -128,7 +136,7 @@ class Snapshots:
                 hint=f"Delete some: `tenure snapshot list {agent}`, `tenure snapshot delete {agent} SNAPSHOT`.",
             )
         snapshot_id = f"snap_{secrets.token_hex(_ID_BYTES)}"
-        await self._store.add(snapshot_id, agent, office.record.image, name, kind, step)
+        await self._store.add(snapshot_id, agent, office.record.image, name, kind, step, key)
         try:
             yield snapshot_id
         except BaseException:
@@ -147,6 +155,9 @@ class Snapshots:
         taken = await self._store.complete(snapshot_id, origin_of(office.volume), runs)
         office.log.write("office", f"snapshot {taken.name or taken.id} ({taken.kind})")
         return taken
+
+    async def _of_key(self, agent: str, key: str | None) -> SnapshotRecord | None:
+        return None if key is None else await self._store.of_key(agent, key)
 
     async def delete(self, agent: str, wanted: str) -> None:
         await self._find_office(agent)
@@ -186,9 +197,10 @@ class Snapshots:
                 await self._delete(agent, one.id)
 
     # --- restoring -----------------------------------------------------------------------------------------------------
-    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None) -> Restored:
+    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None, key: str | None = None) -> Restored:
         """Puts the whole office back to a snapshot. What was there is a snapshot itself then, so this can be undone. It wakes
-        if it was awake. Raises `Conflict` while a run of the agent is at work, other than `by_run`, which asks for it."""
+        if it was awake. Raises `Conflict` while a run of the agent is at work, other than `by_run`, which asks for it. When it is
+        asked for again by the same `key`, what there was the first time is still what undoes it."""
         await self._find_office(agent)
 
         async def restore() -> Restored:
@@ -197,10 +209,14 @@ class Snapshots:
                 snapshot = await self._store.get(agent, wanted)
                 await self._refuse_at_work(agent, by_run)
                 async with office.vacated():
-                    async with self._row(office, None, SnapshotKind.BEFORE_RESTORE) as snapshot_id:
-                        before = await self._copy(office, snapshot_id)
+                    before = await self._of_key(agent, key)
+                    if before is None:
+                        async with self._row(office, None, SnapshotKind.BEFORE_RESTORE, key=key) as snapshot_id:
+                            before = await self._copy(office, snapshot_id)
                     await self._clones.replace(office.record, self._path(agent, snapshot.id))
                     office.log.write("office", f"restored from {snapshot.name or snapshot.id}; before: {before.id}")
+                if by_run is not None:
+                    await self._store.withdraw(by_run, snapshot.created_at)
                 await self._prune(agent, keep={snapshot.id, before.id})
                 return Restored(await office.view(with_usage=False), snapshot, before)
 

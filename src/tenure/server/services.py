@@ -156,8 +156,10 @@ class Snapshots(Protocol):
         name: str | None = None,
         kind: SnapshotKind = SnapshotKind.MANUAL,
         step: StepMark | None = None,
+        key: str | None = None,
     ) -> Any:
-        """Does not wake the office. Raises `InvalidName`, `AlreadyExists`, `Conflict` when there are too many, `DiskFull`."""
+        """Does not wake the office. Asked for again by the same `key`, it is the one of the first time. Raises `InvalidName`,
+        `AlreadyExists`, `Conflict` when there are too many, `DiskFull`."""
         ...
 
     async def list(self, agent: str) -> Sequence[Any]:
@@ -165,7 +167,7 @@ class Snapshots(Protocol):
         ...
 
     async def delete(self, agent: str, wanted: str) -> None: ...
-    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None) -> Any:
+    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None, key: str | None = None) -> Any:
         """Raises `Conflict` while a run of the agent is at work, other than `by_run`."""
         ...
 

@@ -139,6 +139,7 @@ class FakeSnapshots:
     def __init__(self, find: Callable[[str], FakeOffice]) -> None:
         self._find = find
         self._taken: dict[str, list[wire.Snapshot]] = {}
+        self._by_key: dict[tuple[str, str], str] = {}
 
     def _get(self, agent: str, wanted: str) -> wire.Snapshot:
         self._find(agent)
@@ -153,10 +154,13 @@ class FakeSnapshots:
         name: str | None = None,
         kind: SnapshotKind = SnapshotKind.MANUAL,
         step: StepMark | None = None,
+        key: str | None = None,
     ) -> wire.Snapshot:
         if kind.is_of_step is (step is None):
             raise InvalidArgument("A snapshot names a step when it is taken before or after one, and only then.")
         office, taken = self._find(agent), self._taken.setdefault(agent, [])
+        if key is not None and (agent, key) in self._by_key:
+            return self._get(agent, self._by_key[agent, key])
         if name is not None and check_name(name, "snapshot") in [one.name for one in taken]:
             raise AlreadyExists(f"{agent} has a snapshot named {name} already.")
         new_id = f"snap_{secrets.token_hex(6)}"
@@ -164,6 +168,8 @@ class FakeSnapshots:
         mark = None if step is None else wire.StepMark(run=step.run, node=step.node, verified=step.verified)
         fields: dict[str, Any] = {"id": new_id, "agent": agent, "name": name, "created_at": now, "image": office.image}
         taken.append(wire.Snapshot(**fields, kind=kind.value, step=mark))
+        if key is not None:
+            self._by_key[agent, key] = new_id
         return taken[-1]
 
     async def list(self, agent: str) -> Sequence[wire.Snapshot]:
@@ -176,14 +182,18 @@ class FakeSnapshots:
     async def delete(self, agent: str, wanted: str) -> None:
         found = self._get(agent, wanted)
         self._taken[agent].remove(found)
+        self._by_key = {key: found_id for key, found_id in self._by_key.items() if found_id != found.id}
 
     def forget(self, agent: str) -> None:
         self._taken.pop(agent, None)
+        self._by_key = {key: found_id for key, found_id in self._by_key.items() if key[0] != agent}
 
-    async def restore(self, agent: str, wanted: str, *, by_run: str | None = None) -> dict[str, Any]:
+    async def restore(
+        self, agent: str, wanted: str, *, by_run: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
         del by_run
         snapshot = self._get(agent, wanted)
-        before = await self.take(agent, kind=SnapshotKind.BEFORE_RESTORE)
+        before = await self.take(agent, kind=SnapshotKind.BEFORE_RESTORE, key=key)
         return {"agent": self._find(agent), "snapshot": snapshot, "before": before}
 
     async def diff(self, agent: str, wanted: str, to: str | None = None) -> wire.Diff:

@@ -32,7 +32,7 @@ async def take_snapshot(name: AgentName, has: Has, body: wire.SnapshotRequest | 
     """Keeps files, database and objects as of one instant; the office goes on."""
     wanted = body or wire.SnapshotRequest()
     step = None if wanted.step is None else StepMark(wanted.step.run, wanted.step.node, wanted.step.verified)
-    return await has.offices.snapshots.take(name, wanted.name, SnapshotKind(wanted.kind), step)
+    return await has.offices.snapshots.take(name, wanted.name, SnapshotKind(wanted.kind), step, wanted.key)
 
 
 @router.get("/snapshots", response_model=wire.SnapshotList, dependencies=[requires("snapshot:list", OF_SNAPSHOTS)])
@@ -56,7 +56,8 @@ async def restore_snapshot(
     name: AgentName, snapshot: SnapshotId, has: Has, body: wire.RestoreRequest | None = None
 ) -> Any:
     """Puts the whole office back to a snapshot, after taking one of what is there. What runs inside ends."""
-    return await has.offices.snapshots.restore(name, snapshot, by_run=body.by_run if body else None)
+    wanted = body or wire.RestoreRequest()
+    return await has.offices.snapshots.restore(name, snapshot, by_run=wanted.by_run, key=wanted.key)
 
 
 @router.get(
