@@ -21,8 +21,11 @@
     ├── EgressUnreachable
     ├── LeaseLost                this worker no longer holds the run: stop at once
     ├── SandboxError
-    │   └── SandboxDead
+    │   ├── SandboxDead
+    │   └── ImageUnusable        a memory image that does not fit or is damaged: boot from the volume instead
     ├── VolumeError
+    ├── ArchiveError             an export is damaged, incomplete, of a wrong key, or does not fit this machine
+    ├── StorageError             an S3 does not answer, or refuses
     ├── DoorError
     │   └── DoorClosed
     └── InternalError            a bug in Tenure, or a part that broke in a way nobody foresaw
@@ -162,8 +165,24 @@ class SandboxDead(SandboxError):
     default_hint = "The next command starts it again from its volume; `tenure logs AGENT` says how it ended."
 
 
+class ImageUnusable(SandboxError):
+    code, retryable = "image_unusable", False
+    default_hint = "Nothing is running and the volume is unharmed: the office boots from its volume."
+
+
 class VolumeError(TenureError):
     code = "volume"
+
+
+class ArchiveError(TenureError):
+    code, http_status = "archive", 422
+
+
+class StorageError(TenureError):
+    code, http_status, retryable = "storage", 502, True
+    default_hint = (
+        "Check the address, the bucket and the credentials in the environment of the server or in AWS's profile files."
+    )
 
 
 class DoorError(TenureError):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tenure.errors import Conflict, InvalidArgument, NotFound, SandboxError
+from tenure.errors import Conflict, ImageUnusable, InvalidArgument, NotFound, SandboxError
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState, SandboxUsage
 
 ID_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
@@ -35,12 +35,15 @@ class ProcessSandbox(SandboxDriver):
 
     name = "process"
     isolates = False
+    cannot_checkpoint = "the process fake runs on the host's own kernel, which keeps no memory images"
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._starting: set[str] = set()
 
-    async def start(self, spec: SandboxSpec) -> None:
+    async def start(self, spec: SandboxSpec, *, image: Path | None = None, binding: str = "") -> None:
+        if image is not None:
+            raise ImageUnusable(f"The memory image {image.name} cannot be used: {self.cannot_checkpoint}.")
         if spec.id in self._starting or await self.state(spec.id) in (SandboxState.RUNNING, SandboxState.PAUSED):
             raise Conflict(f"The sandbox {spec.id} is running already.")
         self._starting.add(spec.id)
@@ -59,6 +62,11 @@ class ProcessSandbox(SandboxDriver):
             shutil.rmtree(record)
             raise SandboxError(f"The sandbox {spec.id} did not start: {error}") from error
         (record / "pid").write_text(f"{first} {_stat(first)[START_TIME_FIELD]} {launcher}")
+
+    async def checkpoint(self, sandbox_id: str, image: Path, *, binding: str) -> None:
+        if (state := await self.state(sandbox_id)) is not SandboxState.RUNNING:
+            raise Conflict(f"The sandbox {sandbox_id} is {state}, not running.")
+        raise SandboxError(f"There are no memory images here: {self.cannot_checkpoint}.", details={"state": state})
 
     async def stop(self, sandbox_id: str, *, grace_s: float = 2.0) -> None:
         if grace_s > 0 and (first := self._first(sandbox_id)) is not None:

@@ -26,6 +26,7 @@ class SandboxState(StrEnum):
     """Never started, or stopped and cleaned up."""
     RUNNING = "running"
     PAUSED = "paused"
+    """Its processes stand still: `pause` was called, or a checkpoint is being made of it."""
     DEAD = "dead"
     """It ended by itself (crash, out of memory, PID 1 left); `stop` cleans up, then `start` may be called again."""
 
@@ -70,11 +71,35 @@ class SandboxDriver(ABC):
     name: str
     isolates: bool
     """False only for the fake, which exists for speed and must never run untrusted code."""
+    cannot_checkpoint: str = ""
+    """Why this driver has no memory images, for a person to read; empty when it has them."""
+
+    @property
+    def can_checkpoint(self) -> bool:
+        return not self.cannot_checkpoint
 
     @abstractmethod
-    async def start(self, spec: SandboxSpec) -> None:
+    async def start(self, spec: SandboxSpec, *, image: Path | None = None, binding: str = "") -> None:
         """Boots; returns when PID 1 runs (the door opens moments later). Raises `Conflict` when the id is already running or
-        paused. A sandbox of the same id that is DEAD is cleaned up first."""
+        paused. A sandbox of the same id that is DEAD is cleaned up first.
+
+        With `image`, a directory that `checkpoint` made, its processes go on where they were. Raises `ImageUnusable`, and
+        leaves nothing running, when it was made with another `binding`, runtime, processor or specification, when it is
+        damaged or incomplete, or when restoring it fails; the caller then boots without. The image stays: the caller deletes
+        it, in any case before it is used again, for the root moves on as soon as the processes do."""
+
+    @abstractmethod
+    async def checkpoint(self, sandbox_id: str, image: Path, *, binding: str) -> None:
+        """Writes the processes with their memory to the directory `image` and ends them; the sandbox is ABSENT then. `binding`
+        is the caller's word for the root as the processes left it: whoever changes the root must change the binding.
+
+        `image` appears last of all, complete and on disk (0700: it holds every secret that was in memory), or not at all,
+        whatever is killed meanwhile; until it appears the processes stand still, so nothing happens after its instant.
+        Nobody inside may hold a socket of the doorway: have `officed` drain first. Raises `Conflict` unless RUNNING, or when
+        there is something at `image`; `SandboxError` when it cannot be done (with the reason, e.g. a deleted file that is
+        still open): the sandbox runs on then, or is DEAD if it died of it, as `details["state"]` says. Cancelling undoes it
+        likewise, unless the image was complete already. A server that dies over it leaves the sandbox PAUSED, which `resume`
+        and `stop` end, or DEAD; then the image, if it is there, is whole."""
 
     @abstractmethod
     async def stop(self, sandbox_id: str, *, grace_s: float = 2.0) -> None:

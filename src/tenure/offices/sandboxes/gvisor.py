@@ -2,9 +2,13 @@
 
 A sandbox `id` leaves `<runsc_root>/<id>/` (bundle, log, and runsc's own state) and the control group
 `/tenure/<hash of runsc_root>/<id>`; both are found again after a restart of the server, and nothing else is remembered.
-`runsc` itself is asked only to start, and to deliver SIGTERM. The rest goes to the control group, because `runsc state` calls
-a killed sandbox running until its parent has waited for it, and `runsc delete` waits for the same (1.8 s where PID 1 is
-slow at it; 15 ms this way).
+`runsc` itself is asked only to start, to deliver SIGTERM, and to write memory images. The rest goes to the control group,
+because `runsc state` calls a killed sandbox running until its parent has waited for it, and `runsc delete` waits for the
+same (1.8 s where PID 1 is slow at it; 15 ms this way).
+
+A checkpoint is taken of a sandbox whose processes gVisor holds still (`runsc pause`), and with `--leave-running`: a plain one
+kills the sandbox when it fails, and lets the processes run on for a moment when it does not. The file `held` in the
+sandbox's directory says so to a server that comes later.
 """
 
 from __future__ import annotations
@@ -18,24 +22,39 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from tenure.errors import Conflict, InvalidArgument, NotFound, SandboxError
-from tenure.offices.sandboxes import oci
+from tenure.errors import Conflict, ImageUnusable, InvalidArgument, NotFound, SandboxError
+from tenure.offices.sandboxes import images, oci
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState, SandboxUsage
 from tenure.offices.sandboxes.cgroups import Cgroup
+from tenure.offices.sandboxes.fit import fit_of
+from tenure.offices.sandboxes.images import Fit
 from tenure.offices.sandboxes.readonly import run_with_read_only
 from tenure.offices.tools import LAST_WORDS_CHARS, run_tool
 
 START_TIMEOUT_S = 60.0
 STARTS_AT_ONCE_MAX = 4
 """More do not start sooner: each takes all of a processor."""
+CHECKPOINTS_AT_ONCE_MAX = 2
+CHECKPOINT_TIMEOUT_S = 120.0
+HOLD_TIMEOUT_S = 60.0
+"""For gVisor to hold all processes, or to let them go: the latter waits for a checkpoint that was given up."""
 SIGNAL_TIMEOUT_S = 10.0
 FREEZE_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 30.0
 POLL_S = 0.005
 ID_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
+FLAGS = ("--platform=systrap", "--network=none", "--overlay2=none", "--host-uds=open")
+HOST_SOCKET_OPEN = "SCMConnectedEndpoint"
+"""The type over which saving stumbles then, with a nil dereference."""
+HELD = "held"
+FIT = "fit.json"
+NOT_HELD = "cannot resume container"
+"""What runsc says of one that runs, or that it does not know to be paused."""
 CONTROL_SOCKET_DIRS = ("/var/run", "/run", "/tmp")
 """Where runsc puts its control socket when the path below `runsc_root` is too long for one."""
 
@@ -51,16 +70,18 @@ class GvisorDriver(SandboxDriver):
         self._group = f"/tenure/{_short_hash(os.fspath(runsc_root))}"
         self._starting: set[str] = set()
         self._start_slots = asyncio.Semaphore(STARTS_AT_ONCE_MAX)
+        self._checkpointing: set[str] = set()
+        self._checkpoint_slots = asyncio.Semaphore(CHECKPOINTS_AT_ONCE_MAX)
 
     # --- life ------------------------------------------------------------------------------------------------------
-    async def start(self, spec: SandboxSpec) -> None:
+    async def start(self, spec: SandboxSpec, *, image: Path | None = None, binding: str = "") -> None:
         if spec.id in self._starting or await self.state(spec.id) in (SandboxState.RUNNING, SandboxState.PAUSED):
             raise Conflict(f"The sandbox {spec.id} is running already.")
         self._starting.add(spec.id)
         try:
             async with self._start_slots:
                 await self._clean_up(spec.id)
-                await self._boot(spec)
+                await self._boot(spec, image, binding)
         except BaseException:
             await asyncio.shield(self._clean_up(spec.id))
             raise
@@ -69,7 +90,9 @@ class GvisorDriver(SandboxDriver):
 
     async def stop(self, sandbox_id: str, *, grace_s: float = 2.0) -> None:
         state = await self.state(sandbox_id)
-        if state is SandboxState.PAUSED:
+        if sandbox_id in self._checkpointing:
+            grace_s = 0
+        elif state is SandboxState.PAUSED:
             await self.resume(sandbox_id)
         if state in (SandboxState.RUNNING, SandboxState.PAUSED) and grace_s > 0:
             cgroup = self._cgroup(sandbox_id)
@@ -83,14 +106,19 @@ class GvisorDriver(SandboxDriver):
         pids = cgroup.pids()
         sentry = self._sentry_pid(sandbox_id)
         if sentry in pids or (sentry is None and pids):
-            return SandboxState.PAUSED if cgroup.is_frozen else SandboxState.RUNNING
+            return SandboxState.PAUSED if cgroup.is_frozen or (directory / HELD).exists() else SandboxState.RUNNING
         return SandboxState.DEAD if pids or directory.exists() else SandboxState.ABSENT
 
     async def pause(self, sandbox_id: str) -> None:
         await self._freeze(sandbox_id, frozen=True)
 
     async def resume(self, sandbox_id: str) -> None:
-        await self._freeze(sandbox_id, frozen=False)
+        if sandbox_id in self._checkpointing:
+            raise Conflict(f"The sandbox {sandbox_id} is being checkpointed.")
+        if (self._directory(sandbox_id) / HELD).exists() and await self.state(sandbox_id) is SandboxState.PAUSED:
+            await self._let_go(sandbox_id)  # a server died over its checkpoint
+        else:
+            await self._freeze(sandbox_id, frozen=False)
 
     async def usage(self, sandbox_id: str) -> SandboxUsage:
         if await self.state(sandbox_id) not in (SandboxState.RUNNING, SandboxState.PAUSED):
@@ -105,27 +133,103 @@ class GvisorDriver(SandboxDriver):
         return [name for name in sorted(found) if await self.state(name) is not SandboxState.ABSENT]
 
     # --- start ---------------------------------------------------------------------------------------------------------
-    async def _boot(self, spec: SandboxSpec) -> None:
+    async def _boot(self, spec: SandboxSpec, image: Path | None, binding: str) -> None:
         directory = self._directory(spec.id)
         directory.mkdir(parents=True)
         _keep_tmp_on_disk(spec.root)
         cgroup = self._cgroup(spec.id)
-        configuration = oci.config(spec, cgroup_path=cgroup.path, tini=_has_tini(spec.root))
+        manifest = await asyncio.to_thread(images.read_manifest, image) if image else None
+        tini = manifest.tini if manifest else _has_tini(spec.root)
+        configuration = oci.config(spec, cgroup_path=cgroup.path, tini=tini)
+        fit = await asyncio.to_thread(fit_of, spec, configuration, FLAGS, binding)
+        if image and manifest:
+            await _to_its_end(asyncio.to_thread(images.check, image, manifest, fit))
         (directory / "config.json").write_text(json.dumps(configuration))
-        await self._run_detached(spec, directory)
+        (directory / FIT).write_text(json.dumps({"fit": asdict(fit), "tini": tini}))
+        await self._run_detached(spec, directory, image)
         cgroup.limit_cpu(spec.limits.cpus)
         _spare_the_runtime(cgroup)
 
-    async def _run_detached(self, spec: SandboxSpec, directory: Path) -> None:
+    async def _run_detached(self, spec: SandboxSpec, directory: Path, image: Path | None) -> None:
         """Returns when PID 1 runs. Its stdio is /dev/null: nothing that it could fill, and no pipe that we wait on."""
-        words = self._runsc(spec.id, "run", "--detach", "--bundle", str(directory))
+        how = ["restore", "--image-path", str(image)] if image else ["run"]
+        words = self._runsc(spec.id, *how, "--detach", "--bundle", str(directory))
         words += ["--pid-file", str(directory / "pid"), _container_id(directory)]
-        exit_code = await run_with_read_only((spec.officed_dir, spec.doorway), words, timeout_s=START_TIMEOUT_S)
-        if exit_code:
-            raise SandboxError(
-                f"The sandbox {spec.id} did not start: {_last_words(directory / 'runsc.log')}",
-                hint="Its volume is unharmed. `tenure doctor` checks whether sandboxes start at all.",
+        read_only = (spec.officed_dir, spec.doorway)
+        try:
+            if await run_with_read_only(read_only, words, timeout_s=START_TIMEOUT_S):
+                raise SandboxError(
+                    f"The sandbox {spec.id} did not start: {_last_words(directory / 'runsc.log')}",
+                    hint="Its volume is unharmed. `tenure doctor` checks whether sandboxes start at all.",
+                )
+        except SandboxError as error:
+            if image is None:
+                raise
+            raise ImageUnusable(f"The memory image {image.name} cannot be used: {error.message}") from error
+
+    # --- checkpoint ------------------------------------------------------------------------------------------------------
+    async def checkpoint(self, sandbox_id: str, image: Path, *, binding: str) -> None:
+        state = await self.state(sandbox_id)
+        if state is not SandboxState.RUNNING or sandbox_id in self._checkpointing:
+            raise Conflict(f"The sandbox {sandbox_id} is {state}, not running, or is being checkpointed already.")
+        if image.exists() or image.is_symlink():
+            raise Conflict(f"There is something at {image} already.")
+        fit, tini = _started_with(self._directory(sandbox_id), binding)
+        self._checkpointing.add(sandbox_id)
+        try:
+            async with self._checkpoint_slots:
+                try:
+                    await _to_its_end(self._hold(sandbox_id))
+                    await self._save(sandbox_id, await asyncio.to_thread(images.begin, image))
+                    await _to_its_end(asyncio.to_thread(images.seal, image, fit, tini=tini))
+                except BaseException as error:
+                    await _to_its_end(self._give_up(sandbox_id, image, error))
+                    raise
+                await _to_its_end(self._replace(sandbox_id, image))
+        finally:
+            self._checkpointing.discard(sandbox_id)
+
+    async def _hold(self, sandbox_id: str) -> None:
+        directory = self._directory(sandbox_id)
+        (directory / HELD).touch()
+        words = self._runsc(sandbox_id, "pause", _container_id(directory))
+        result = await run_tool(words, timeout_s=HOLD_TIMEOUT_S, raises=SandboxError)
+        if result.exit_code:
+            raise SandboxError(f"The processes of {sandbox_id} cannot be held still: {_first_words(result.stderr)}")
+
+    async def _let_go(self, sandbox_id: str) -> None:
+        directory = self._directory(sandbox_id)
+        words = self._runsc(sandbox_id, "resume", _container_id(directory))
+        result = await run_tool(words, timeout_s=HOLD_TIMEOUT_S, raises=SandboxError)
+        if result.exit_code and NOT_HELD not in result.stderr:
+            raise SandboxError(f"The processes of {sandbox_id} cannot be let go: {_first_words(result.stderr)}")
+        (directory / HELD).unlink(missing_ok=True)
+
+    async def _save(self, sandbox_id: str, partial: Path) -> None:
+        words = self._runsc(sandbox_id, "checkpoint", "--leave-running", "--compression=none")
+        words += ["--image-path", str(partial), _container_id(self._directory(sandbox_id))]
+        result = await run_tool(words, timeout_s=CHECKPOINT_TIMEOUT_S, raises=SandboxError)
+        if result.exit_code:
+            raise SandboxError(f"The memory of {sandbox_id} cannot be saved: {_first_words(result.stderr)}")
+
+    async def _give_up(self, sandbox_id: str, image: Path, error: BaseException) -> None:
+        """Lets the sandbox run on as if nothing had been tried. Raises `SandboxError` for what is not a cancellation."""
+        if await self.state(sandbox_id) is SandboxState.PAUSED:
+            with contextlib.suppress(SandboxError):
+                await self._let_go(sandbox_id)
+        await asyncio.to_thread(images.discard, image)
+        if isinstance(error, SandboxError | OSError):
+            state = await self.state(sandbox_id)
+            reason = (
+                error.message if isinstance(error, SandboxError) else f"The memory image cannot be written: {error}."
             )
+            raise SandboxError(f"{reason} The sandbox is {state}.", details={"state": str(state)}) from error
+
+    async def _replace(self, sandbox_id: str, image: Path) -> None:
+        """The image takes the sandbox's place: first nothing runs any more, then there is an image."""
+        await self._end_all(sandbox_id)
+        await asyncio.to_thread(images.publish, image)
+        await self._clean_up(sandbox_id)
 
     # --- end -----------------------------------------------------------------------------------------------------------
     async def _terminate(self, sandbox_id: str, grace_s: float) -> None:
@@ -137,7 +241,18 @@ class GvisorDriver(SandboxDriver):
 
     async def _clean_up(self, sandbox_id: str) -> None:
         """Kills what is left and removes every trace; does nothing when there is none."""
-        directory, cgroup = self._directory(sandbox_id), self._cgroup(sandbox_id)
+        directory = self._directory(sandbox_id)
+        await self._end_all(sandbox_id)
+        if directory.exists():
+            for fallback in CONTROL_SOCKET_DIRS:
+                Path(fallback, f"runsc-{_container_id(directory)}.sock").unlink(missing_ok=True)
+            shutil.rmtree(directory)
+        if self._starting <= {sandbox_id}:
+            Cgroup(self._group).remove()  # refused by the kernel while another sandbox of this home is there
+
+    async def _end_all(self, sandbox_id: str) -> None:
+        """Kills all processes and removes the control group."""
+        cgroup = self._cgroup(sandbox_id)
 
         def ended() -> bool:
             if not cgroup.pids():
@@ -149,12 +264,6 @@ class GvisorDriver(SandboxDriver):
 
         if not await _wait_until(ended, KILL_TIMEOUT_S):
             raise SandboxError(f"Processes of the sandbox {sandbox_id} could not be ended: {sorted(cgroup.pids())}.")
-        if directory.exists():
-            for fallback in CONTROL_SOCKET_DIRS:
-                Path(fallback, f"runsc-{_container_id(directory)}.sock").unlink(missing_ok=True)
-            shutil.rmtree(directory)
-        if self._starting <= {sandbox_id}:
-            Cgroup(self._group).remove()  # refused by the kernel while another sandbox of this home is there
 
     async def _freeze(self, sandbox_id: str, *, frozen: bool) -> None:
         needed = SandboxState.RUNNING if frozen else SandboxState.PAUSED
@@ -183,7 +292,7 @@ class GvisorDriver(SandboxDriver):
         directory = self._directory(sandbox_id)
         return [
             "runsc", "--root", str(directory / "runsc"), "--log", str(directory / "runsc.log"),
-            "--platform=systrap", "--network=none", "--overlay2=none", "--host-uds=open", *words,
+            *FLAGS, *words,
         ]  # fmt: skip
 
     def _sentry_pid(self, sandbox_id: str) -> int | None:
@@ -232,6 +341,27 @@ def _spare_the_runtime(cgroup: Cgroup) -> None:
                 Path(f"/proc/{pid}/oom_score_adj").write_text("0")
 
 
+def _started_with(directory: Path, binding: str) -> tuple[Fit, bool]:
+    """What a sandbox was started with: programs and configuration may have been replaced since."""
+    try:
+        found: dict[str, Any] = json.loads((directory / FIT).read_text())
+        return Fit(**{**found["fit"], "binding": binding}), found["tini"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SandboxError(
+            f"It is not known what the sandbox {directory.name} was started with.",
+            hint="An older version of Tenure started it: restart it once.",
+            details={"state": str(SandboxState.RUNNING)},
+        ) from error
+
+
+def _first_words(stderr: str) -> str:
+    """The reason that runsc gives, without its stack."""
+    if HOST_SOCKET_OPEN in stderr:
+        return "something in it holds a connection to the host."
+    first = next((line for line in stderr.splitlines() if line.strip()), "runsc gave no reason")
+    return first.rpartition("encoding error: ")[2].strip(" :")[-LAST_WORDS_CHARS:] + "."
+
+
 def _last_words(log: Path) -> str:
     """The message of the last line of runsc's log (JSON lines)."""
     try:
@@ -239,6 +369,21 @@ def _last_words(log: Path) -> str:
         return str(json.loads(lines[-1])["msg"])[-LAST_WORDS_CHARS:]
     except (OSError, IndexError, ValueError, KeyError):
         return "runsc gave no reason."
+
+
+async def _to_its_end(work: Awaitable[None]) -> None:
+    """Awaits `work` to its end even when cancelled: what it half did could not be undone."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                break
+            cancelled = True
+    if cancelled and not task.cancelled() and task.exception() is None:
+        raise asyncio.CancelledError
+    task.result()
 
 
 async def _wait_until(done: Callable[[], bool], timeout_s: float) -> bool:
