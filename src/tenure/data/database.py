@@ -24,6 +24,7 @@ from tenure.postgres.cluster import ClusterState
 from tenure.postgres.files import log_since, log_size, says_disk_full, trim_log
 from tenure.postgres.template import AGENT_DATABASE, AGENT_ROLE
 from tenure.settings import Settings
+from tenure.use import Use
 from tenure.work.hands import SqlResult
 
 STATEMENT_TIMEOUT_S = 600.0
@@ -56,11 +57,12 @@ class OfficeDatabase:
         uid: int,
         *,
         grant_room: Callable[[int], Awaitable[None]] | None = None,
+        use: Use | None = None,
     ) -> None:
         self.agent = agent
         self._server = OfficeServer(settings, agent, volume, uid, grant_room)
         self._opened = 0
-        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count)
+        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count, use=use)
 
     # --- life -----------------------------------------------------------------------------------------------------
     @property

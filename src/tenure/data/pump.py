@@ -15,6 +15,7 @@ from typing import cast
 
 from tenure.errors import TenureError
 from tenure.postgres import wire
+from tenure.use import Use
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,14 @@ class Pump:
     what it raises, the client is told as PostgreSQL would tell it. `on_open` is called for every client."""
 
     def __init__(
-        self, backend: Path, ensure_started: Callable[[], Awaitable[None]], *, on_open: Callable[[], None] | None = None
+        self,
+        backend: Path,
+        ensure_started: Callable[[], Awaitable[None]],
+        *,
+        on_open: Callable[[], None] | None = None,
+        use: Use | None = None,
     ) -> None:
+        self.use = use or Use()
         self.backend = backend
         self.on_open = on_open
         self.ensure_started = ensure_started
@@ -95,7 +102,11 @@ class _Side(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.peer is not None:
+            self.moved()
             self.peer.write(data)
+
+    def moved(self) -> None:
+        """Bytes arrived."""
 
     def pause_writing(self) -> None:
         if self.peer is not None and not self.peer.is_closing():
@@ -115,6 +126,9 @@ class _Backend(_Side):
         super().__init__()
         self.client = client
 
+    def moved(self) -> None:
+        self.client.flow.answered()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.peer = self.client.transport
@@ -130,6 +144,10 @@ class _Client(_Side):
         self._refusals = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self.flow = pump.use.flow()
+
+    def moved(self) -> None:
+        self.flow.asked()
 
     def abort(self) -> None:
         self.transport.abort()
@@ -153,7 +171,7 @@ class _Client(_Side):
 
     def data_received(self, data: bytes) -> None:
         if self.peer is not None:
-            self.peer.write(data)
+            super().data_received(data)
             return
         self._buffer += data
         if self._connecting is None:
@@ -161,6 +179,7 @@ class _Client(_Side):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.flow.closed()
         self._pump.clients.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()

@@ -23,6 +23,7 @@ from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxSta
 from tenure.offices.spares import SpareVolumes
 from tenure.offices.volumes.base import VolumeDriver
 from tenure.settings import Settings
+from tenure.use import Use
 
 ADOPT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
@@ -45,7 +46,7 @@ class Listener(Protocol):
     async def close(self) -> None: ...
 
 
-ListenerFactory = Callable[[OfficeRecord, Path], Awaitable[Listener]]
+ListenerFactory = Callable[[OfficeRecord, Path, Use], Awaitable[Listener]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ class Office:
         self.record = record
         self.volume = settings.volumes_dir / record.name
         self.doorway = settings.doorway(record.name)
-        self.door = Door(record.name, self.doorway)
-        self.database = OfficeDatabase(settings, record.name, self.volume, record.uid, grant_room=self._grant_room)
+        self.use = Use()
+        self.door = Door(record.name, self.doorway, self.use)
+        self.database = OfficeDatabase(
+            settings, record.name, self.volume, record.uid, grant_room=self._grant_room, use=self.use
+        )
         self.objects = ObjectStore(self.volume / "objects")
         self.log = office_log(settings, record.name)
         self._parts = parts
@@ -187,7 +191,7 @@ class Office:
         await self.database.serve(self.doorway / "db.sock")
         self._listening = []
         for name, factory in self._parts.listeners.items():
-            self._listening.append(await factory(self.record, self.doorway / f"{name}.sock"))
+            self._listening.append(await factory(self.record, self.doorway / f"{name}.sock", self.use))
 
     async def _adopt(self) -> None:
         """A sandbox that outlived its server: open the doorway under it, and it dials in."""
@@ -258,7 +262,7 @@ class Office:
             return False
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                return (await self.door.run(("/bin/true",), env={}, user="root")).exit_code == 0
+                return (await self.door.run(("/bin/true",), env={}, user="root", counts=False)).exit_code == 0
         except (TimeoutError, SandboxError, TenureError):
             return False
 

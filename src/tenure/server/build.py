@@ -40,6 +40,7 @@ from tenure.server.main import Built, Ground
 from tenure.server.services import Services
 from tenure.settings import Settings
 from tenure.setup import current_image, ensure_pool_mounted
+from tenure.use import Use
 from tenure.work.claims import release_claims, worker_id
 from tenure.work.runs import Runs
 
@@ -84,9 +85,9 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         )
         app = create_app(services, ground.tokens)
         listeners |= {
-            "api": lambda record, path: serve_office_api(app, _office(record), path),
-            "s3": lambda record, path: serve_office_api(_objects_of(settings, record), _office(record), path),
-            "egress": lambda record, path: _serve_egress(settings, record, clients.presets, path),
+            "api": lambda record, path, use: serve_office_api(app, _office(record), path, use),
+            "s3": lambda record, path, use: serve_office_api(_objects_of(settings, record), _office(record), path, use),
+            "egress": lambda record, path, use: _serve_egress(settings, record, clients.presets, path, use),
         }
         await offices.adopt_all()
         chores = [Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir))]
@@ -118,13 +119,13 @@ def _objects_of(settings: Settings, record: OfficeRecord) -> ASGIApp:
 
 
 async def _serve_egress(
-    settings: Settings, record: OfficeRecord, presets: Mapping[str, Preset], path: Path
+    settings: Settings, record: OfficeRecord, presets: Mapping[str, Preset], path: Path, use: Use
 ) -> Listener:
     log = office_log(settings, record.name)
 
     def tell(decision: Decision) -> None:
         log.write("egress", str(decision))
 
-    proxy = EgressProxy(record.name, record.egress, presets, on_decision=tell)
+    proxy = EgressProxy(record.name, record.egress, presets, on_decision=tell, use=use)
     await proxy.serve(path)
     return proxy

@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 from tenure.errors import SetupError
 from tenure.identity.authorize import Principal
 from tenure.server.scopes import DOOR_KEY
+from tenure.use import Use
 
 BACKLOG = 256
 CONNECTIONS_MAX = 2048
@@ -143,17 +144,19 @@ class Pace:
 
 
 class Door:
-    """Wraps an app so that every request counts as `principal`'s, whatever it claims, and that they keep a pace."""
+    """Wraps an app so that every request counts as `principal`'s, whatever it claims, and that they keep a pace. The office is
+    in `use` meanwhile."""
 
-    def __init__(self, app: ASGIApp, principal: Principal) -> None:
-        self.app, self.principal = app, principal
+    def __init__(self, app: ASGIApp, principal: Principal, use: Use | None = None) -> None:
+        self.app, self.principal, self._use = app, principal, use or Use()
         self._pace = Pace(OFFICE_REQUESTS_PER_S, OFFICE_REQUESTS_BURST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[DOOR_KEY] = self.principal
         if (wait_s := self._pace.wait_s(time.monotonic())) > 0:
             await asyncio.sleep(wait_s)
-        await self.app(scope, receive, send)
+        with self._use.during():
+            await self.app(scope, receive, send)
 
 
 async def listen(
@@ -223,12 +226,12 @@ def bind_loopback(port: int) -> socket.socket:
     return sock
 
 
-async def serve_office_api(app: ASGIApp, principal: Principal, socket_path: Path) -> Listener:
+async def serve_office_api(app: ASGIApp, principal: Principal, socket_path: Path, use: Use | None = None) -> Listener:
     """Serves `app` to one office on a socket of its doorway. Everyone may connect to the socket; only the office (and
     root) can reach the directory that it lies in."""
     sock = bind_unix(socket_path, 0o666)
     try:
-        return await listen(Door(app, principal), sock, socket_path=socket_path, protocol=OfficeHttp)
+        return await listen(Door(app, principal, use), sock, socket_path=socket_path, protocol=OfficeHttp)
     except BaseException:
         sock.close()
         raise

@@ -28,6 +28,7 @@ from tenure.offices.door.session import (
     error_of,
     read_frame,
 )
+from tenure.use import Use
 from tenure.work.hands import CommandState, CommandStatus
 
 IDLE_CONNECTIONS_MAX = 16
@@ -60,8 +61,9 @@ class RunResult:
 class Door:
     """One office's door. `open` listens; connections appear when the office boots and vanish when it ends."""
 
-    def __init__(self, agent: str, doorway: Path) -> None:
+    def __init__(self, agent: str, doorway: Path, use: Use | None = None) -> None:
         self.agent = agent
+        self._use = use or Use()
         self._path = doorway / "door.sock"
         self._idle: deque[Stream] = deque()
         self._arrived = asyncio.Condition()
@@ -142,18 +144,20 @@ class Door:
             ) from error
 
     @contextlib.asynccontextmanager
-    async def _connection(self, request: DoorRequest) -> AsyncGenerator[Stream]:
-        stream = await self._begin(request)
+    async def _connection(self, request: DoorRequest, *, counts: bool = True) -> AsyncGenerator[Stream]:
+        stream = await self._begin(request, counts=counts)
         try:
             yield stream
         finally:
             self._in_use.discard(stream[1])
             stream[1].close()
 
-    async def _begin(self, request: DoorRequest) -> Stream:
+    async def _begin(self, request: DoorRequest, *, counts: bool = True) -> Stream:
         data = request.encode()
         reader, writer = await self._take(ACQUIRE_TIMEOUT_S)
         self._in_use.add(writer)
+        if counts:
+            self._use.while_open(writer)
         if isinstance(reader, DialledReader):
             reader.asked = True
         writer.write(data)
@@ -163,7 +167,7 @@ class Door:
     async def ping(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """Returns when `officed` answered. Raises `DoorClosed`."""
         try:
-            async with asyncio.timeout(timeout_s), self._connection(DoorRequest("ping")) as (reader, _):
+            async with asyncio.timeout(timeout_s), self._connection(DoorRequest("ping"), counts=False) as (reader, _):
                 await read_frame(reader)
         except TimeoutError as error:
             raise DoorClosed(f"The office of {self.agent} did not answer within {timeout_s:g} s.") from error
@@ -177,10 +181,12 @@ class Door:
         cwd: str | None = None,
         tty: tuple[int, int] | None = None,
         timeout_s: float | None = None,
+        counts: bool = True,
     ) -> Session:
-        """Starts `argv` (empty: a login shell) and returns its session. Raises as `Session.started` and `DoorClosed`."""
+        """Starts `argv` (empty: a login shell) and returns its session. Raises as `Session.started` and `DoorClosed`. It
+        keeps the office in use unless it does not count, as a probe of Tenure's own."""
         request = DoorRequest("run", argv=argv, env=env, user=user, cwd=cwd, tty=tty, timeout_s=timeout_s)
-        reader, writer = await self._begin(request)
+        reader, writer = await self._begin(request, counts=counts)
         session = Session(reader, writer)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -207,11 +213,12 @@ class Door:
         stdin: bytes = b"",
         timeout_s: float | None = None,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
+        counts: bool = True,
     ) -> RunResult:
         """Runs a command to its end and collects its output, dropping what exceeds `output_bytes_max` per stream. Raises as
         `attach`, and `DoorClosed` when the office keeps silent long after `timeout_s`."""
         began = time.monotonic()
-        session = await self.attach(argv, env=env, user=user, cwd=cwd, timeout_s=timeout_s)
+        session = await self.attach(argv, env=env, user=user, cwd=cwd, timeout_s=timeout_s, counts=counts)
         feeding = asyncio.create_task(_feed(session, stdin))
         kept = {STDOUT_CHANNEL: bytearray(), 2: bytearray()}
         seen = {STDOUT_CHANNEL: 0, 2: 0}

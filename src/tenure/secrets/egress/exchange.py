@@ -46,6 +46,7 @@ class Exchange:
         self._proxy = proxy
         self._reader = reader
         self._writer = writer
+        self.flow = proxy.use.flow()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._line: Line | None = None
         self.target: tuple[str, int] | None = None
@@ -112,7 +113,7 @@ class Exchange:
         self._send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
         early, _ = self._http.trailing_data
         first = await self._first_bytes(early, host, port)
-        self._proxy.counters.bytes_sent += len(first)
+        self._count(len(first), outward=True)
         line.writer.write(first)
         await self._pump(line)
 
@@ -154,7 +155,7 @@ class Exchange:
                     await asyncio.gather(pending, return_exceptions=True)
         if not server.cancelled():
             spoken = server.result()
-            self._proxy.counters.bytes_received += len(spoken)
+            self._count(len(spoken), outward=False)
             self._writer.write(spoken)
             if not spoken:
                 raise EOFError
@@ -191,12 +192,15 @@ class Exchange:
 
     def _count(self, size: int, outward: bool) -> None:
         if outward:
+            self.flow.asked()
             self._proxy.counters.bytes_sent += size
         else:
+            self.flow.answered()
             self._proxy.counters.bytes_received += size
 
     # --- plain HTTP -------------------------------------------------------------------------------------------------
     async def _forward(self, request: h11.Request) -> None:
+        self.flow.asked()
         what = _text(request.method)
         host, port, path = _split(request.target)
         rule = self._proxy.decide(what, host, port)
@@ -221,13 +225,14 @@ class Exchange:
             await self.refuse(502, f"{host}:{port} does not speak HTTP as it should: {error}.")
             raise EOFError from error
         finally:
+            self.flow.answered()
             line.writer.transport.abort()
 
     async def _send_body(self, upstream: h11.Connection, line: Line) -> None:
         while True:
             event = await self._event()
             if isinstance(event, h11.Data):
-                self._proxy.counters.bytes_sent += len(event.data)
+                self._count(len(event.data), outward=True)
                 line.writer.write(upstream.send(event) or b"")
                 await line.writer.drain()
             elif isinstance(event, h11.EndOfMessage):
@@ -253,7 +258,7 @@ class Exchange:
                 headers = _end_to_end(event.headers, request=False)
                 self._send(h11.Response(status_code=event.status_code, headers=headers, reason=event.reason))
             elif isinstance(event, h11.Data):
-                self._proxy.counters.bytes_received += len(event.data)
+                self._count(len(event.data), outward=False)
                 self._send(h11.Data(data=event.data))
                 await self._writer.drain()
             else:  # the end of the message, or of the connection

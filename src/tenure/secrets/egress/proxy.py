@@ -18,6 +18,7 @@ from tenure.identity.authorize import Principal, PrincipalKind, Resource, author
 from tenure.secrets.egress.dial import STREAM_BYTES, Dialer, Line
 from tenure.secrets.egress.exchange import Exchange
 from tenure.secrets.egress.rules import Preset, Rule, decide, expand
+from tenure.use import Use
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,10 @@ class EgressProxy:
         on_decision: Callable[[Decision], None] | None = None,
         dialer: Dialer | None = None,
         allow_private: bool = False,
+        use: Use | None = None,
     ) -> None:
         self.agent = agent
+        self.use = use or Use()
         self.counters = Counters()
         self._presets = presets
         self._rules = expand(entries, presets)
@@ -132,6 +135,7 @@ class EgressProxy:
             log.exception("the egress proxy of %s failed", self.agent)
         finally:
             self._open.pop(task, None)
+            exchange.flow.closed()
             exchange.abort()
 
     # --- decisions ------------------------------------------------------------------------------------------------
