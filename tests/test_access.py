@@ -236,6 +236,7 @@ async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) ->
         ("POST", "/v1/inbox", {"subject": "s", "agent": "other"}),
         ("GET", "/v1/agents/other/file?path=/etc/passwd", None),
         ("GET", "/v1/agents/other/logs", None),
+        ("GET", "/v1/agents/analyst/history", None),
     ],
 )
 async def test_an_office_may_not_touch_others_nor_its_own_limits(

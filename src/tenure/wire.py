@@ -119,6 +119,22 @@ class Probe(Answer):
     ok: bool
 
 
+class OfficeEvent(Answer):
+    """Something that was decided about an office, or found: `what` in a word or two, `reason` in a sentence."""
+
+    id: int
+    at: datetime
+    what: str
+    reason: str
+    evidence: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+class OfficeHistory(Answer):
+    """`GET …/history`: the newest first."""
+
+    events: list[OfficeEvent]
+
+
 # --- snapshots -----------------------------------------------------------------------------------------------------
 class StepMark(BaseModel):
     """The step of a run before or after which a snapshot is taken; see `tenure.offices.models.StepMark`."""

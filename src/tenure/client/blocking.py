@@ -113,6 +113,10 @@ class Agent(views.AgentView):
     def restart(self) -> Agent:
         return self._told(calls.restart(self.name))
 
+    def history(self, limit: int = 100) -> list[wire.OfficeEvent]:
+        """What was decided about the office and why: failed boots, repairs, restarts. The newest first."""
+        return self._transport.send(calls.history(self.name, limit)).events
+
     def fork(self, new: str, *, snapshot: str | None = None) -> Agent:
         """A new agent, awake, whose office is a copy of this one's: of a snapshot (id or name), or as it is now."""
         request = wire.ForkRequest(new=new, snapshot=snapshot)

@@ -125,8 +125,16 @@ def restart(name: str) -> Call[wire.Agent]:
     return Call("POST", _agent(name, "restart"), _model(wire.Agent), timeout_s=OFFICE_S)
 
 
+def rebuild(name: str) -> Call[wire.Agent]:
+    return Call("POST", _agent(name, "rebuild"), _model(wire.Agent), timeout_s=CREATE_S)
+
+
 def probe(name: str) -> Call[wire.Probe]:
     return Call("GET", _agent(name, "probe"), _model(wire.Probe), timeout_s=ANSWER_S, repeatable=True)
+
+
+def history(name: str, limit: int) -> Call[wire.OfficeHistory]:
+    return Call("GET", _agent(name, "history"), _model(wire.OfficeHistory), {"limit": limit}, repeatable=True)
 
 
 def office_log(name: str, lines: int, *, follow: bool) -> Call[bytes]:

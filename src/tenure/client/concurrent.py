@@ -98,6 +98,9 @@ class AsyncAgent(views.AgentView):
     async def restart(self) -> AsyncAgent:
         return await self._told(calls.restart(self.name))
 
+    async def history(self, limit: int = 100) -> list[wire.OfficeEvent]:
+        return (await self._transport.send(calls.history(self.name, limit))).events
+
     async def fork(self, new: str, *, snapshot: str | None = None) -> AsyncAgent:
         request = wire.ForkRequest(new=new, snapshot=snapshot)
         return AsyncAgent(self._transport, new, await self._transport.send(calls.fork(self.name, request)))

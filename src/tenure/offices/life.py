@@ -16,6 +16,7 @@ from tenure.errors import AlreadyExists, InvalidArgument, NotFound, SetupError, 
 from tenure.names import check_name
 from tenure.offices.door.door import RunResult
 from tenure.offices.door.session import Session, Stream
+from tenure.offices.history import History, OfficeEvent
 from tenure.offices.models import Limits, OfficeRecord, OfficeView, SnapshotKind
 from tenure.offices.office import Office, OfficeParts
 from tenure.offices.snapshots import Snapshots
@@ -59,6 +60,7 @@ class Offices:
         parts: OfficeParts,
         image: _Image,
         make_snapshots: Callable[[Callable[[str], Awaitable[Office]]], Snapshots],
+        history: History,
         *,
         check_egress: Callable[[Sequence[str]], Sequence[str]] = tuple,
     ) -> None:
@@ -66,6 +68,7 @@ class Offices:
         entries that a caller gave; it raises `InvalidArgument`."""
         self._store, self._parts, self._image = store, parts, image
         self._check_egress = check_egress
+        self._history = history
         self._image_bytes: int | None = None  # measured once: an image does not change
         self._held: dict[str, Office] = {}
         self.snapshots = make_snapshots(self._office)
@@ -238,6 +241,11 @@ class Offices:
     async def probe(self, name: str) -> bool:
         return await (await self._office(name)).probe()
 
+    async def history(self, name: str, limit: int = 100) -> list[OfficeEvent]:
+        """What was decided about the office, the newest first."""
+        await self._office(name)
+        return await self._history.of(name, limit)
+
     # --- commands -----------------------------------------------------------------------------------------------------------
     async def run(
         self,
@@ -280,6 +288,10 @@ class Offices:
     async def ssh(self, name: str) -> Stream:
         """A fresh connection to the office's sshd; wakes the office."""
         return await (await (await self._office(name)).ready()).ssh()
+
+    async def dial(self, name: str, address: str) -> Stream:
+        """A fresh connection to `address` ("127.0.0.1:8000") on the office's loopback; wakes the office."""
+        return await (await (await self._office(name)).ready()).dial(address)
 
     async def command_start(self, name: str, key: str, command: Command) -> CommandStatus:
         office = await self._office(name)

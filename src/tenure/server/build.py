@@ -19,6 +19,7 @@ from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
+from tenure.offices.history import History
 from tenure.offices.life import Offices
 from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord
@@ -66,12 +67,14 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             mount_pool=partial(ensure_pool_mounted, settings),
         )
         runs = Runs(database)
+        history = History(database, partial(office_log, settings))
         clients = await asyncio.to_thread(read_host_clients)
         offices = Offices(
             OfficeStore(database),
             parts,
             current_image(settings),
             lambda find_office: Snapshots(SnapshotStore(database), parts, runs.open_of, find_office),
+            history,
             check_egress=lambda entries: check_entries(entries, clients.presets),
         )
         services = Services(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import shlex
@@ -127,6 +128,14 @@ class FakeOffice:
     database: FakeDatabase = field(default_factory=FakeDatabase)
     objects: FakeObjects = field(default_factory=FakeObjects)
     log: list[bytes] = field(default_factory=lambda: [b"created\n"])
+    history: list[wire.OfficeEvent] = field(default_factory=list[wire.OfficeEvent])
+
+    def note(self, what: str, reason: str, **evidence: object) -> None:
+        """An event of its history."""
+        number = len(self.history) + 1
+        self.history.append(
+            wire.OfficeEvent(id=number, at=datetime.now(UTC), what=what, reason=reason, evidence=dict(evidence))
+        )
 
     @property
     def hostname(self) -> str:
@@ -206,12 +215,14 @@ class FakeSnapshots:
 
 class FakeOffices:
     """See `tenure.server.services.Offices`. `host_root` lets the file endpoints work on a directory of the host; without it
-    no file exists, so that a fuzzer can do no harm. `sessions` are all that were attached."""
+    no file exists, so that a fuzzer can do no harm. `sessions` are all that were attached; `dials` says which port of the
+    host is behind which address of an office."""
 
     def __init__(self, host_root: Path | None = None) -> None:
         self._offices: dict[str, FakeOffice] = {}
         self._host_root = host_root
         self.sessions: list[FakeSession] = []
+        self.dials: dict[str, int] = {}
         self.snapshots = FakeSnapshots(self._get)
         self.closed = False
 
@@ -345,6 +356,13 @@ class FakeOffices:
         self._woken(name)
         raise DoorError("A fake office has no sshd.")
 
+    async def dial(self, name: str, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the host's port in `dials`, which stands for the office's."""
+        self._woken(name)
+        if address not in self.dials:
+            raise DoorError(f"The office answered: nothing listens on {address} in the office (Connection refused).")
+        return await asyncio.open_connection("127.0.0.1", self.dials[address])
+
     async def command_start(self, name: str, key: str, command: Command) -> CommandStatus:
         office = self._woken(name)
         if key not in office.commands:
@@ -371,6 +389,9 @@ class FakeOffices:
 
     async def objects(self, name: str) -> FakeObjects:
         return self._get(name).objects
+
+    async def history(self, name: str, limit: int = 100) -> list[wire.OfficeEvent]:
+        return self._get(name).history[::-1][:limit]
 
     async def logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
         office = self._get(name)

@@ -154,6 +154,27 @@ def show(session: Session, name: AgentName) -> None:
     )
 
 
+@command(agent_app, "history")
+def history(
+    session: Session,
+    name: AgentName,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many events at most.")] = 100,
+) -> None:
+    """Show what was decided about an office and why, the oldest first.
+
+    Boots that failed, repairs, restarts. With --json each has its evidence."""
+    events = session.tenure.agents(name).history(limit)[::-1]
+    if session.json:
+        output.print_json({"events": events})
+        return
+    if not events:
+        output.note(f"Nothing had to be decided about the office of {name} yet.")
+        return
+    output.print_table(
+        ("AT", "WHAT", "REASON"), [(f"{event.at:%Y-%m-%d %H:%M:%S}", event.what, event.reason) for event in events]
+    )
+
+
 def _of(used: str, limit: str) -> str:
     return f"{limit} at most" if used == "-" else f"{used} of {limit}"
 

@@ -15,6 +15,7 @@ router = APIRouter(prefix="/v1/agents", tags=["agents"])
 
 LOG_LINES_DEFAULT = 200
 LOG_LINES_MAX = 100_000
+EVENTS_DEFAULT, EVENTS_MAX = 100, 500
 
 
 @router.post("", status_code=201, response_model=wire.Agent, dependencies=[requires("agent:create", of_new_agent)])
@@ -72,6 +73,12 @@ async def probe(name: AgentName, has: Has) -> Any:
     """Whether the office answers a trivial command within a few seconds."""
     await has.offices.need(name)
     return {"ok": await has.offices.probe(name)}
+
+
+@router.get("/{name}/history", response_model=wire.OfficeHistory, dependencies=[requires("agent:history", of_agent())])
+async def history(name: AgentName, has: Has, limit: Annotated[int, Query(ge=1, le=EVENTS_MAX)] = EVENTS_DEFAULT) -> Any:
+    """What was decided about the office and why: failed boots, repairs, restarts. The newest first."""
+    return {"events": await has.offices.history(name, limit)}
 
 
 @router.get(
