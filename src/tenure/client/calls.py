@@ -113,8 +113,23 @@ def wake(name: str) -> Call[wire.Agent]:
     return Call("POST", _agent(name, "wake"), _model(wire.Agent), timeout_s=OFFICE_S, repeatable=True)
 
 
-def sleep(name: str) -> Call[wire.Agent]:
-    return Call("POST", _agent(name, "sleep"), _model(wire.Agent), timeout_s=OFFICE_S, repeatable=True)
+def sleep(name: str, tier: wire.Tier) -> Call[wire.Agent]:
+    request = wire.SleepRequest(tier=tier)
+    return Call(
+        "POST", _agent(name, "sleep"), _model(wire.Agent), body=request, timeout_s=OFFICE_S, repeatable=True
+    )
+
+
+def set_rest(name: str, request: wire.RestRequest) -> Call[wire.Agent]:
+    return Call("PUT", _agent(name, "rest"), _model(wire.Agent), body=request, repeatable=True)
+
+
+def set_lease(name: str, request: wire.LeaseRequest) -> Call[wire.Agent]:
+    return Call("PUT", _agent(name, "lease"), _model(wire.Agent), body=request, repeatable=True)
+
+
+def end_lease(name: str) -> Call[wire.Agent]:
+    return Call("DELETE", _agent(name, "lease"), _model(wire.Agent), repeatable=True)
 
 
 def reconnect(name: str) -> Call[wire.Agent]:

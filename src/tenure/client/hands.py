@@ -19,7 +19,7 @@ from tenure.client.transport import AsyncTransport
 from tenure.errors import NotFound, ServerUnreachable, TenureError
 from tenure.identity.tokens import worker_token_file
 from tenure.settings import Settings
-from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
+from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult, TakenSnapshot
 
 T = TypeVar("T")
 
@@ -90,11 +90,27 @@ class HttpHands(Hands):
             await self._send(calls.get_agent(agent))  # Raises NotFound when it was the agent that is missing.
             return None
 
+    async def take_snapshot(
+        self, agent: str, key: str, *, run_id: str, node: str, before: bool, verified: bool, seq: int
+    ) -> TakenSnapshot:
+        mark = wire.StepMark(run=run_id, node=node, verified=verified)
+        request = wire.SnapshotRequest(kind="before-step" if before else "after-step", step=mark, key=key)
+        found = await self._send(calls.take_snapshot(agent, request))
+        # Not `seq`: when it was taken before a crash, the journal was shorter. (0 for a run that was over by then.)
+        return TakenSnapshot(found.id, found.runs.get(run_id, 0), found.step is not None and found.step.verified)
+
     async def reconnect(self, agent: str) -> None:
         await self._send(calls.reconnect(agent))
 
     async def restart(self, agent: str) -> None:
         await self._send(calls.restart(agent))
+
+    async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
+        request = wire.RestoreRequest(by_run=run_id, key=key)
+        return (await self._send(calls.restore_snapshot(agent, snapshot, request))).before.id
+
+    async def rebuild(self, agent: str) -> None:
+        await self._send(calls.rebuild(agent))
 
     async def probe(self, agent: str) -> bool:
         try:

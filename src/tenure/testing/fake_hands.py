@@ -3,7 +3,8 @@
 Commands are real shells, started detached, so that they outlive the process that started them, as in an office; keys,
 output and exit codes are files, and the database is SQLite, so that everything outlives a `kill -9` too. Nothing is
 isolated: never give it a script that you would not run yourself. A sandbox that dies is played by `restart`, which ends
-all commands, and by `break_door` and `break_sandbox`, which make calls fail until the recovery that helps.
+all commands, and by `break_door` and `break_sandbox`, which make calls fail until the recovery that helps. A snapshot is a
+copy of the directory; commands go on while it is made.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from tenure.errors import DatabaseError, DoorClosed, NotFound, SandboxDead
-from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
+from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult, TakenSnapshot
 
 OUTPUT_BYTES_MAX = 65536
 POLL_S = 0.02
 WAIT_S_MAX = 30.0
 STOP_GRACE_S = 5.0
 START_S = 2.0
+_PARTS = ("home", "jobs", "objects")
+_DATABASE = "database.sqlite"
 _RUNNER = Path(__file__).with_name("fake_command.py")
 
 
@@ -42,7 +45,7 @@ class FakeHands(Hands):
     # --- the stage ---------------------------------------------------------------------------------------------------
     def add_agent(self, agent: str) -> Path:
         """Makes the agent's office; returns its home."""
-        for part in ("home", "jobs", "objects"):
+        for part in (*_PARTS, "snapshots"):
             (self._root / agent / part).mkdir(parents=True, exist_ok=True)
         return self._root / agent / "home"
 
@@ -50,13 +53,27 @@ class FakeHands(Hands):
         """From now on calls raise `DoorClosed`, until `reconnect` or `restart`."""
         (self._office(agent) / "door-is-broken").touch()
 
-    def break_sandbox(self, agent: str) -> None:
-        """From now on calls raise `SandboxDead`, until `restart`; what ran is lost."""
-        (self._office(agent) / "sandbox-is-broken").touch()
+    def break_sandbox(self, agent: str, least: int = 5) -> None:
+        """From now on calls raise `SandboxDead`, until `restart`, or with another `least` the recovery of that rung; what ran is
+        lost."""
+        (self._office(agent) / "sandbox-is-broken").write_text(str(least))
         self._end_commands(agent)
 
     def messages(self, agent: str) -> list[dict[str, Any]]:
         return self._lines(agent, "inbox")
+
+    def snapshots(self, agent: str) -> list[str]:
+        """The ids of those there are."""
+        return sorted(path.name for path in (self._office(agent) / "snapshots").iterdir() if path.name[0] != ".")
+
+    def drop_snapshot(self, agent: str, snapshot: str) -> None:
+        """As when it was pruned."""
+        shutil.rmtree(self._office(agent) / "snapshots" / snapshot)
+
+    def fork(self, agent: str, new: str, snapshot: str) -> None:
+        """Makes the agent `new`, with what is in the snapshot."""
+        self.add_agent(new)
+        self._put_back(self._office(agent) / "snapshots" / snapshot, self._office(new))
 
     def calls(self, agent: str) -> list[dict[str, Any]]:
         """Every recovery that was asked for, in order."""
@@ -123,8 +140,7 @@ class FakeHands(Hands):
     # --- data --------------------------------------------------------------------------------------------------------
     async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
         office = self._reach(agent)
-        connection = sqlite3.connect(office / "database.sqlite", timeout=30, isolation_level=None)
-        with contextlib.closing(connection):
+        with contextlib.closing(_connect(office)) as connection:
             connection.execute("pragma synchronous = off")
             connection.execute("create table if not exists tenure_keys (key text primary key, result text)")
             connection.execute("begin immediate")
@@ -170,7 +186,57 @@ class FakeHands(Hands):
         with file.open("rb") as opened:
             return opened.read(bytes_max)
 
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+    async def take_snapshot(
+        self, agent: str, key: str, *, run_id: str, node: str, before: bool, verified: bool, seq: int
+    ) -> TakenSnapshot:
+        said = {"seq": seq, "verified": verified, "run": run_id, "node": node, "before": before}
+        snapshot = self._take(self._office(agent), key, said)
+        kept = json.loads((snapshot / "said.json").read_text())
+        return TakenSnapshot(snapshot.name, kept["seq"], kept["verified"])
+
+    def _take(self, office: Path, key: str, said: dict[str, Any]) -> Path:
+        taken = office / "snapshots" / f"snap_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        if not taken.exists():
+            fresh = taken.with_name(f".{taken.name}.{os.getpid()}.{time.monotonic_ns()}")
+            fresh.mkdir()
+            with contextlib.closing(_connect(office)) as connection:
+                connection.execute("begin immediate")  # nobody writes meanwhile
+                shutil.copyfile(office / _DATABASE, fresh / _DATABASE)
+            for part in _PARTS:
+                with contextlib.suppress(shutil.Error):  # what went away while it was copied
+                    shutil.copytree(office / part, fresh / part, symlinks=True)
+            (fresh / "said.json").write_text(json.dumps(said))
+            with contextlib.suppress(OSError):  # somebody else was faster
+                fresh.rename(taken)
+        return taken
+
+    def _put_back(self, snapshot: Path, office: Path) -> None:
+        for part in _PARTS:
+            shutil.rmtree(office / part, ignore_errors=True)
+            shutil.copytree(snapshot / part, office / part, symlinks=True)
+        fresh = office / f"{_DATABASE}.new"
+        shutil.copyfile(snapshot / _DATABASE, fresh)
+        fresh.rename(office / _DATABASE)
+
     # --- recovery ----------------------------------------------------------------------------------------------------
+    async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
+        office = self._office(agent)
+        wanted = office / "snapshots" / snapshot
+        if not wanted.is_dir():
+            raise NotFound(f"{agent} has no snapshot {snapshot!r}.")
+        self._write_line(agent, "recoveries", {"rung": 6, "snapshot": snapshot})
+        self._end_commands(agent)
+        before = self._take(office, key, {"run": run_id})
+        self._put_back(wanted, office)
+        self._mend_sandbox(office, 6)
+        return before.name
+
+    async def rebuild(self, agent: str) -> None:
+        self._write_line(agent, "recoveries", {"rung": 7})
+        self._end_commands(agent)
+        self._mend_sandbox(self._office(agent), 7)
+
     async def reconnect(self, agent: str) -> None:
         self._write_line(agent, "recoveries", {"rung": 4})
         (self._office(agent) / "door-is-broken").unlink(missing_ok=True)
@@ -178,8 +244,7 @@ class FakeHands(Hands):
     async def restart(self, agent: str) -> None:
         self._write_line(agent, "recoveries", {"rung": 5})
         self._end_commands(agent)
-        for name in ("door-is-broken", "sandbox-is-broken"):
-            (self._office(agent) / name).unlink(missing_ok=True)
+        self._mend_sandbox(self._office(agent), 5)
 
     async def probe(self, agent: str) -> bool:
         try:
@@ -202,6 +267,11 @@ class FakeHands(Hands):
         if (office / "door-is-broken").exists():
             raise DoorClosed(f"The door of {agent!r} is closed.")
         return office
+
+    def _mend_sandbox(self, office: Path, rung: int) -> None:
+        (office / "door-is-broken").unlink(missing_ok=True)
+        if int(_read(office / "sandbox-is-broken") or 0) <= rung:
+            (office / "sandbox-is-broken").unlink(missing_ok=True)
 
     def _status(self, job: Path) -> CommandStatus:
         if not job.is_dir():
@@ -262,6 +332,10 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _connect(office: Path) -> sqlite3.Connection:
+    return sqlite3.connect(office / _DATABASE, timeout=30, isolation_level=None)
 
 
 def _execute(connection: sqlite3.Connection, statements: str, rows_max: int) -> SqlResult:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tenure.work.hands import Command, CommandStatus, Hands, SqlResult
+from tenure.work.hands import Command, CommandStatus, Hands, SqlResult, TakenSnapshot
 
 T = TypeVar("T")
 
@@ -76,11 +76,27 @@ class FaultyHands(Hands):
     async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
         return await self._call("read_file", "", lambda: self.hands.read_file(agent, path, bytes_max=bytes_max))
 
+    async def take_snapshot(
+        self, agent: str, key: str, *, run_id: str, node: str, before: bool, verified: bool, seq: int
+    ) -> TakenSnapshot:
+        def take() -> Awaitable[TakenSnapshot]:
+            return self.hands.take_snapshot(
+                agent, key, run_id=run_id, node=node, before=before, verified=verified, seq=seq
+            )
+
+        return await self._call("take_snapshot", key, take)
+
     async def reconnect(self, agent: str) -> None:
         await self._call("reconnect", "", lambda: self.hands.reconnect(agent))
 
     async def restart(self, agent: str) -> None:
         await self._call("restart", "", lambda: self.hands.restart(agent))
+
+    async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
+        return await self._call("restore", key, lambda: self.hands.restore(agent, snapshot, key=key, run_id=run_id))
+
+    async def rebuild(self, agent: str) -> None:
+        await self._call("rebuild", "", lambda: self.hands.rebuild(agent))
 
     async def probe(self, agent: str) -> bool:
         return await self._call("probe", "", lambda: self.hands.probe(agent))

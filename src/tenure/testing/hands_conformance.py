@@ -241,6 +241,21 @@ async def c40_unknown_agent(hands: Hands, agent: str) -> None:
     assert await hands.probe(nobody) is False
 
 
+async def c33_snapshot_once(hands: Hands, agent: str) -> None:
+    """A snapshot is taken once per key, however often it is asked for; commands go on."""
+    key, command = _key(), _key()
+    await hands.start_command(agent, command, Command("sleep 1; echo through"))
+    asked = {"run_id": "run_conformance", "node": "step", "verified": True}
+    first = await hands.take_snapshot(agent, key, before=False, seq=3, **asked)  # pyright: ignore[reportArgumentType]
+    again = await hands.take_snapshot(agent, key, before=False, seq=9, **asked)  # pyright: ignore[reportArgumentType]
+    assert first == again, (first, again)
+    assert first.verified, first
+    other = await hands.take_snapshot(agent, _key(), run_id="r", node="n", before=True, verified=False, seq=1)
+    assert other.id != first.id, other
+    assert not other.verified, other
+    assert (await _end(hands, agent, command)).output.strip() == "through"
+
+
 # --- recovery ------------------------------------------------------------------------------------------------------------
 async def c50_reconnect(hands: Hands, agent: str) -> None:
     """`reconnect` leaves running commands alone, and the office answers after it."""
@@ -271,6 +286,44 @@ async def c51_restart_loses_commands(hands: Hands, agent: str) -> None:
     assert await hands.read_file(agent, mark) == b"begun\n"
 
 
+async def c52_restore_puts_everything_back(hands: Hands, agent: str) -> None:
+    """`restore` brings back files, rows, objects and keys of one instant, and by the same key keeps the first evidence."""
+    mark, table = f"conformance-{secrets.token_hex(4)}", f"conformance_{secrets.token_hex(4)}"
+
+    async def write(word: str) -> None:
+        await _run(hands, agent, f"printf {word} > {mark}")
+        await hands.sql(agent, f"delete from {table}; insert into {table} values ('{word}')", key=keys[word])
+        await hands.put_object(agent, mark, "conformance", mark, key=_key())
+
+    async def read() -> list[object]:
+        await _run(hands, agent, "true")  # wakes it
+        return [await hands.read_file(agent, mark), (await hands.sql(agent, f"select word from {table}")).rows]
+
+    keys = {word: _key() for word in ("old", "new")}
+    await hands.sql(agent, f"create table {table} (word text)")
+    await write("old")
+    begun, later, restore = _key(), _key(), _key()
+    await hands.start_command(agent, begun, Command(f"echo begun > {mark}.begun; sleep 600"))
+    async with asyncio.timeout(ENDS_S):
+        while not await hands.read_file(agent, f"{mark}.begun"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    taken = await hands.take_snapshot(agent, _key(), run_id="r", node="n", before=True, verified=True, seq=1)
+    await write("new")
+    await hands.start_command(agent, later, Command("sleep 600"))
+    evidence = await hands.restore(agent, taken.id, key=restore, run_id="r")
+    assert await read() == [b"old", [["old"]]]
+    assert await hands.restore(agent, taken.id, key=restore, run_id="r") == evidence
+    assert await read() == [b"old", [["old"]]]
+    assert await hands.probe(agent) is True
+    assert (await hands.command_status(agent, begun)).state is CommandState.LOST
+    assert (await hands.command_status(agent, later)).state is CommandState.ABSENT
+    repeated = [(await hands.sql(agent, "select 1", key=keys[word])).repeated for word in ("old", "new")]
+    assert repeated == [True, False]
+    await hands.restore(agent, evidence, key=_key(), run_id="r")
+    assert await read() == [b"new", [["new"]]]
+    await _raises(NotFound, hands.restore(agent, "snap_000000000000", key=_key(), run_id="r"))
+
+
 CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c01_output_and_exit_code,
     c02_environment_and_directory,
@@ -288,7 +341,11 @@ CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c30_put_object,
     c31_notify_once,
     c32_read_file,
+    c33_snapshot_once,
     c40_unknown_agent,
     c50_reconnect,
 )
-DISRUPTIVE_CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (c51_restart_loses_commands,)
+DISRUPTIVE_CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
+    c51_restart_loses_commands,
+    c52_restore_puts_everything_back,
+)

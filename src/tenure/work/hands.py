@@ -63,6 +63,16 @@ class SqlResult:
     """True when the key was known: the stored result of the first time."""
 
 
+@dataclass(frozen=True)
+class TakenSnapshot:
+    """A snapshot of an office. `seq`: what the run's journal up to there says to be done is in it. `verified` as it was said
+    when it was taken."""
+
+    id: str
+    seq: int
+    verified: bool = False
+
+
 class Hands(ABC):
     @abstractmethod
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
@@ -103,12 +113,32 @@ class Hands(ABC):
         """The first `bytes_max` bytes of a file in the office; None when there is none."""
 
     @abstractmethod
+    async def take_snapshot(
+        self, agent: str, key: str, *, run_id: str, node: str, before: bool, verified: bool, seq: int
+    ) -> TakenSnapshot:
+        """Keeps the whole office as of one instant after the call began, as the snapshot `before` or after the step `node` of the
+        run, whose journal has `seq` entries. Once per `key`: then it returns what it returned the first time. Does not wake
+        the office. Raises `DiskFull`, `Conflict` when there can be no more."""
+
+    @abstractmethod
     async def reconnect(self, agent: str) -> None:
         """Rung 4: close the office's door and open it anew."""
 
     @abstractmethod
     async def restart(self, agent: str) -> None:
         """Rung 5: stop the sandbox and start it again on the same volume; running commands become LOST."""
+
+    @abstractmethod
+    async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
+        """Rung 6: puts the whole office back to a snapshot, and returns the id of another one of what was there. By the same
+        `key` it may be asked again, until it answers, as long as nothing else is done in the office: the returned one is
+        still that of the first time. What ran in the office is LOST or ABSENT, as of the snapshot. Raises `NotFound` when
+        there is no such snapshot any more, `Conflict` while another run is at work in the office."""
+
+    @abstractmethod
+    async def rebuild(self, agent: str) -> None:
+        """Rung 7: the office's system is made anew of its image, with what it recorded of its set-up; home, database and objects
+        stay. Running commands become LOST."""
 
     @abstractmethod
     async def probe(self, agent: str) -> bool:

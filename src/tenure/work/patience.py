@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from tenure.errors import ServerUnreachable
 from tenure.faultpoints import reach
-from tenure.work.hands import Command, CommandStatus, Hands, SqlResult
+from tenure.work.hands import Command, CommandStatus, Hands, SqlResult, TakenSnapshot
 
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
@@ -62,11 +62,26 @@ class PatientHands(Hands):
     async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
         return await self._patiently(lambda: self._hands.read_file(agent, path, bytes_max=bytes_max))
 
+    async def take_snapshot(
+        self, agent: str, key: str, *, run_id: str, node: str, before: bool, verified: bool, seq: int
+    ) -> TakenSnapshot:
+        return await self._patiently(
+            lambda: self._hands.take_snapshot(
+                agent, key, run_id=run_id, node=node, before=before, verified=verified, seq=seq
+            )
+        )
+
     async def reconnect(self, agent: str) -> None:
         await self._patiently(lambda: self._hands.reconnect(agent))
 
     async def restart(self, agent: str) -> None:
         await self._patiently(lambda: self._hands.restart(agent))
+
+    async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
+        return await self._patiently(lambda: self._hands.restore(agent, snapshot, key=key, run_id=run_id))
+
+    async def rebuild(self, agent: str) -> None:
+        await self._patiently(lambda: self._hands.rebuild(agent))
 
     async def probe(self, agent: str) -> bool:
         self._before()
