@@ -78,13 +78,11 @@ class Failure:
     @classmethod
     def of(cls, error: TenureError) -> Failure:
         """What `Boot.run` said by the error that it raised. An error of something else counts as the sandbox's."""
-        stage = error.details.get("stage")
+        stage, evidence = error.details.get("stage"), dict(error.details.get("evidence") or {})
+        if log := error.details.get("log"):
+            evidence.setdefault("log", str(log)[-EVIDENCE_CHARS_MAX:])
         return cls(
-            Stage(stage) if stage in set(Stage) else Stage.SANDBOX,
-            error.message,
-            dict(error.details.get("evidence") or {}),
-            error.code,
-            error.hint,
+            Stage(stage) if stage in set(Stage) else Stage.SANDBOX, error.message, evidence, error.code, error.hint
         )
 
 
@@ -157,16 +155,14 @@ class Boot:
 
     def _told(self, stage: Stage, error: TenureError, began: float) -> TenureError:
         """`error` with its stage and what was seen."""
-        evidence: dict[str, Any] = dict(error.details.get("evidence") or {})
-        if log := error.details.get("log"):
-            evidence["log"] = str(log)[-EVIDENCE_CHARS_MAX:]
-        evidence["after_s"] = round(time.monotonic() - began, 3)
-        error.details |= {"stage": stage.value, "evidence": evidence}
+        seen: dict[str, Any] = dict(error.details.get("evidence") or {})
+        seen["after_s"] = round(time.monotonic() - began, 3)
+        error.details |= {"stage": stage.value, "evidence": seen}
         return error
 
     async def _end(self) -> None:
         try:
-            await self.sandboxes.stop(self.office.record.name, grace_s=0)
+            await self.sandboxes.stop(self.office.spec().id, grace_s=0)
         except TenureError as error:
             logger.warning("ending what is left of %s: %s", self.office.record.name, error)
 

@@ -37,6 +37,8 @@ class What(StrEnum):
     RESTORED = "restored"
     REBUILDING = "rebuilding"
     REBUILT = "rebuilt"
+    NOT_REBUILT = "not-rebuilt"
+    """A server died before it was in place: the office is as it was."""
     SET_UP = "set-up"
     RECOVERED = "recovered"
     GAVE_UP = "gave-up"

@@ -147,7 +147,7 @@ def lend_missing(root: Path, image: Path, *, changed: bool = False) -> list[str]
     lent = 0
     examples: list[str] = []
     skipped = _files_of_removed(root, image)
-    theirs, ours = _versions(root), _versions(image)
+    theirs, ours = installed(root), installed(image)
     newer = _files_of({name for name, version in ours.items() if theirs.get(name, version) != version}, image)
     for path in _tree(image):
         if path in skipped or path.startswith(KEPT):
@@ -195,7 +195,7 @@ def _differs(root: Path, path: str, source: Path, found: os.stat_result) -> bool
     return read_file(root, path) != source.read_bytes()
 
 
-def _versions(root: Path) -> dict[str, str]:
+def installed(root: Path) -> dict[str, str]:
     """Installed packages and their versions by dpkg's own record; empty when that cannot be read."""
     text = (read_file(root, DPKG_STATUS) or b"").decode("utf-8", "replace")
     found: dict[str, str] = {}
@@ -208,7 +208,7 @@ def _versions(root: Path) -> dict[str, str]:
 
 def _files_of_removed(root: Path, image: Path) -> set[str]:
     """Files of packages that the image has and the office no longer."""
-    theirs, ours = _versions(root), _versions(image)
+    theirs, ours = installed(root), installed(image)
     return _files_of(set(ours) - set(theirs), image) if theirs else set()
 
 

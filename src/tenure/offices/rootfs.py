@@ -83,6 +83,21 @@ def exists_in(rootfs: Path, path: str) -> bool:
         raise VolumeError(f"{path} could not be looked up in the office: {error.strerror}.") from error
 
 
+def names_in(rootfs: Path, path: str) -> list[str]:
+    """Names in the directory that `path` leads to; none when there is no such directory. Raises `VolumeError`."""
+    try:
+        with _root(rootfs) as root:
+            found = _openat2(root, _inside(path), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return sorted(os.listdir(found))
+            finally:
+                os.close(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise VolumeError(f"{path} could not be listed in the office: {error.strerror}.") from error
+
+
 def make_directory(rootfs: Path, path: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:
     """Makes the directory `path`, and missing ones on the way (root's, 0755); one that exists gets this mode and owner.
     Raises `VolumeError`."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenure.errors import Conflict, InvalidArgument
+from tenure.errors import AlreadyExists, Conflict, InvalidArgument
 from tenure.faultpoints import reach
 from tenure.names import check_name
 from tenure.offices.clones import Clones, origin_of
@@ -117,7 +117,7 @@ class Snapshots:
                 await self._prune(agent, keep={taken.id})
                 return taken
 
-        return await _to_its_end(take())
+        return await to_its_end(take())
 
     @contextlib.asynccontextmanager
     async def _row(
@@ -166,7 +166,7 @@ class Snapshots:
             async with self._turns[agent]:
                 await self._delete(agent, (await self.get(agent, wanted)).id)
 
-        await _to_its_end(delete())
+        await to_its_end(delete())
 
     async def _delete(self, agent: str, snapshot_id: str) -> None:
         await self._store.set_deleting(snapshot_id)
@@ -208,11 +208,7 @@ class Snapshots:
                 office = await self._find_office(agent)
                 snapshot = await self._store.get(agent, wanted)
                 await self._refuse_at_work(agent, by_run)
-                async with office.vacated():
-                    before = await self._of_key(agent, key)
-                    if before is None:
-                        async with self._row(office, None, SnapshotKind.BEFORE_RESTORE, key=key) as snapshot_id:
-                            before = await self._copy(office, snapshot_id)
+                async with self._replacing(office, key) as before:
                     await self._clones.replace(office.record, self._path(agent, snapshot.id))
                     office.log.write("office", f"restored from {snapshot.name or snapshot.id}; before: {before.id}")
                 if by_run is not None:
@@ -220,7 +216,43 @@ class Snapshots:
                 await self._prune(agent, keep={snapshot.id, before.id})
                 return Restored(await office.view(with_usage=False), snapshot, before)
 
-        return await _to_its_end(restore())
+        return await to_its_end(restore())
+
+    @contextlib.asynccontextmanager
+    async def _replacing(self, office: Office, key: str | None = None) -> AsyncGenerator[SnapshotRecord]:
+        """Nothing of the office runs meanwhile; the snapshot of what is there. The caller has its agent's turn."""
+        async with office.vacated():
+            before = await self._of_key(office.record.name, key)
+            if before is None:
+                async with self._row(office, None, SnapshotKind.BEFORE_RESTORE, key=key) as snapshot_id:
+                    before = await self._copy(office, snapshot_id)
+            yield before
+
+    @contextlib.asynccontextmanager
+    async def replacing(self, agent: str) -> AsyncGenerator[tuple[Office, SnapshotRecord]]:
+        """For who puts another volume in an office's place: nothing of it runs meanwhile, nobody else touches its snapshots,
+        and what is there is a snapshot. Afterwards it wakes if it was awake."""
+        async with self._turns[agent]:
+            office = await self._find_office(agent)
+            async with self._replacing(office) as before:
+                yield office, before
+            await self._prune(agent, keep={before.id})
+
+    async def bring_back(self, agent: str, wanted: str) -> SnapshotRecord:
+        """A clone of a snapshot becomes the volume of an office that has lost its own: there is nothing to keep before. Raises
+        `AlreadyExists` when it has one."""
+
+        async def bring_back() -> SnapshotRecord:
+            async with self._turns[agent]:
+                office = await self._find_office(agent)
+                snapshot = await self._store.get(agent, wanted)
+                async with office.vacated():
+                    if await self._volumes.exists(office.volume):
+                        raise AlreadyExists(f"The volume of {agent} is there.")
+                    await self._clones.replace(office.record, self._path(agent, snapshot.id))
+                return snapshot
+
+        return await to_its_end(bring_back())
 
     async def _refuse_at_work(self, agent: str, by_run: str | None) -> None:
         at_work = [run for run, state, _ in await self._open_runs(agent) if state != "parked" and run != by_run]
@@ -249,7 +281,7 @@ class Snapshots:
                 await asyncio.shield(self._volumes.delete(passing))
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Does `work`; a caller that is cancelled leaves it alone, for half of it would be worse than none or all."""
     task = asyncio.ensure_future(work)
     _going_on.add(task)
