@@ -44,7 +44,7 @@ async def test_an_agent_is_made_shown_slept_woken_and_deleted(owner: httpx.Async
 
     listed = wire.AgentList.model_validate((await owner.get("/v1/agents")).json())
     assert [one.name for one in listed.agents] == ["analyst", "b2"]
-    assert (await owner.post("/v1/agents/b2/sleep")).json()["state"] == "asleep"
+    assert (await owner.post("/v1/agents/b2/sleep")).json()["state"] == "stopped"
     assert (await owner.get("/v1/agents/b2/probe")).json() == {"ok": False}
     assert (await owner.post("/v1/agents/b2/wake")).json()["state"] == "awake"
     assert (await owner.delete("/v1/agents/b2")).status_code == 204

@@ -284,7 +284,7 @@ async def test_agents_are_made_listed_shown_slept_woken_and_deleted(cli: Cli) ->
     assert shown["egress"] == ["pip", "apt", "example.org"]
     assert (await cli("sleep", "b2")).out == "b2 is asleep.\n"
     listed = (await cli("agent", "list", "--json")).json["agents"]
-    assert {agent["name"]: agent["state"] for agent in listed} == {"analyst": "awake", "b2": "asleep"}
+    assert {agent["name"]: agent["state"] for agent in listed} == {"analyst": "awake", "b2": "stopped"}
     assert (await cli("wake", "b2", "--json")).json["state"] == "awake"
     assert (await cli("agent", "delete", "b2", "--yes")).code == 0
     assert "b2" not in (await cli("agent", "list")).out

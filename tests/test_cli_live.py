@@ -418,8 +418,8 @@ def test_a_log_is_followed_while_the_office_sleeps_and_wakes(live: Live, tenure:
     assert process.stdout is not None
     lines = iter(process.stdout.readline, b"")
     assert any(b"awake" in line for line in lines)
-    assert tenure("sleep", agent.name).stdout.decode() == f"{agent.name} is asleep.\n"
-    assert any(b"asleep" in line for line in lines)
+    assert tenure("sleep", agent.name).stdout.decode() == f"{agent.name} is stopped.\n"
+    assert any(b"stopped" in line for line in lines)
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 130
     process.stdout.close()

@@ -41,7 +41,7 @@ def filled(live: Live) -> Agent:
 
 def test_sleep_keeps_everything_and_any_use_wakes(live: Live, filled: Agent) -> None:
     filled.sleep()
-    assert filled.show().state == "asleep"
+    assert filled.show().state == "stopped"
     assert not live.sandbox_pids(filled.name)
     holds(filled)
     assert filled.show().state == "awake"
@@ -83,7 +83,7 @@ def test_an_orderly_restart_of_the_server_keeps_everything(live: Live, filled: A
     daemon.down(live.settings)
     assert not live.sandbox_pids(filled.name)
     live.up()
-    assert filled.show().state == "asleep"
+    assert filled.show().state == "stopped"
     holds(filled)
 
 

@@ -74,7 +74,7 @@ async def test_the_blocking_sdk_does_an_agents_whole_life(endpoint: Endpoint, tm
         agent.objects.delete("reports", "c.bin")
         agent.upload(tmp_path / "in", "inside")
         assert agent.download("inside", tmp_path / "out").read_bytes() == EVERY_BYTE
-        assert agent.sleep().state == "asleep"
+        assert agent.sleep().state == "stopped"
         assert agent.wake().show().state == "awake"
         assert agent.logs() == "created\n"
         assert {found.name for found in client.agents.list()} == {"analyst", "b2"}
@@ -95,7 +95,7 @@ async def test_the_async_sdk_does_an_agents_whole_life(client: AsyncTenure, tmp_
     assert b"".join([piece async for piece in agent.objects.stream("reports", "c.bin")]) == EVERY_BYTE
     await agent.upload(tmp_path / "in", "inside")
     assert (await agent.download("inside", tmp_path / "out")).read_bytes() == EVERY_BYTE
-    assert (await agent.sleep()).state == "asleep"
+    assert (await agent.sleep()).state == "stopped"
     await agent.delete()
     assert [found.name for found in await client.agents.list()] == ["analyst"]
 

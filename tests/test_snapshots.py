@@ -134,10 +134,10 @@ def test_an_office_asleep_is_snapshotted_and_restored_asleep(agent: Agent) -> No
     fill(agent, "third")
     agent.sleep()
     taken = agent.snapshots.create()
-    assert agent.show().state == "asleep"
+    assert agent.show().state == "stopped"
     fill(agent, "fourth")
     agent.sleep()
-    assert agent.snapshots.restore(taken.id).agent.state == "asleep"
+    assert agent.snapshots.restore(taken.id).agent.state == "stopped"
     assert words(agent) == {"third"}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 DEFAULT_HOME = Path("/var/lib/tenure")
 DEFAULT_PORT = 7800
+DEFAULT_SSH_PORT = 2222
+DEFAULT_SSH_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,10 @@ class Settings:
 
     home: Path = DEFAULT_HOME
     port: int = DEFAULT_PORT
+    ssh_port: int = 0
+    """Of the SSH gateway; 0: there is none. `from_environment` takes `DEFAULT_SSH_PORT` when nothing is said."""
+    ssh_host: str = DEFAULT_SSH_HOST
+    """Address that the SSH gateway listens on."""
     database_url: str | None = None
     """DSN of a PostgreSQL for the control database; None means the embedded one under `home`."""
     pool_bytes: int = 40 * 1024**3
@@ -31,17 +37,27 @@ class Settings:
     """… the newest of each of the last hours, …"""
     snapshots_daily: int = 7
     """… and of each of the last days. See `tenure.offices.retention`."""
+    pause_after_s: float | None = 300.0
+    """An office that nobody uses for so long is paused, …"""
+    hibernate_after_s: float | None = 1800.0
+    """… hibernated, …"""
+    stop_after_s: float | None = None
+    """… and stopped; None: never. An agent may have a policy of its own. See `tenure.offices.rest`."""
     debug: bool = False
     """The CLI shows stack traces."""
 
     @classmethod
     def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
-        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_DATABASE_URL`, `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
-        `TENURE_SNAPSHOTS_LAST`, `_HOURLY` and `_DAILY`, `TENURE_DEBUG`."""
+        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_SSH_PORT`, `TENURE_SSH_HOST`, `TENURE_DATABASE_URL`,
+        `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
+        `TENURE_SNAPSHOTS_LAST`, `_HOURLY` and `_DAILY`, `TENURE_PAUSE_AFTER_S`,
+        `TENURE_HIBERNATE_AFTER_S` and `TENURE_STOP_AFTER_S` (0: never), `TENURE_DEBUG`."""
         env = dict(os.environ) if environ is None else environ
         return cls(
             home=Path(env.get("TENURE_HOME") or DEFAULT_HOME).absolute(),
             port=int(env.get("TENURE_PORT") or DEFAULT_PORT),
+            ssh_port=int(env.get("TENURE_SSH_PORT") or DEFAULT_SSH_PORT),
+            ssh_host=env.get("TENURE_SSH_HOST") or DEFAULT_SSH_HOST,
             database_url=env.get("TENURE_DATABASE_URL") or None,
             pool_bytes=int(float(env.get("TENURE_POOL_GB") or 40) * 1024**3),
             url=env.get("TENURE_URL") or None,
@@ -49,6 +65,9 @@ class Settings:
             snapshots_last=int(env.get("TENURE_SNAPSHOTS_LAST") or 10),
             snapshots_hourly=int(env.get("TENURE_SNAPSHOTS_HOURLY") or 24),
             snapshots_daily=int(env.get("TENURE_SNAPSHOTS_DAILY") or 7),
+            pause_after_s=_period_s(env, "TENURE_PAUSE_AFTER_S", cls.pause_after_s),
+            hibernate_after_s=_period_s(env, "TENURE_HIBERNATE_AFTER_S", cls.hibernate_after_s),
+            stop_after_s=_period_s(env, "TENURE_STOP_AFTER_S", cls.stop_after_s),
             debug=env.get("TENURE_DEBUG", "") not in ("", "0"),
         )
 
@@ -76,7 +95,7 @@ class Settings:
 
     @cached_property
     def keys_dir(self) -> Path:
-        """The owner's SSH key for office doors."""
+        """The owner's SSH key for office doors, and the SSH gateway's own key."""
         return self.home / "keys"
 
     # --- PostgreSQL ----------------------------------------------------------------------------------------------
@@ -112,6 +131,11 @@ class Settings:
     def snapshots_dir(self) -> Path:
         return self.pool_dir / "snapshots"
 
+    @cached_property
+    def memory_dir(self) -> Path:
+        """Memory images of hibernated offices."""
+        return self.pool_dir / "memory"
+
     # --- sandboxes ---------------------------------------------------------------------------------------------------
     @cached_property
     def runsc_root(self) -> Path:
@@ -125,3 +149,9 @@ class Settings:
     def doorway(self, agent: str) -> Path:
         """The office's doorway: host sockets that it may connect to; mounted into it at `/.tenure/door`."""
         return self.run_dir / "doors" / agent
+
+
+def _period_s(env: dict[str, str], name: str, default_s: float | None) -> float | None:
+    if not env.get(name):
+        return default_s
+    return float(env[name]) or None

@@ -70,9 +70,47 @@ class Health(Answer):
 # --- agents --------------------------------------------------------------------------------------------------------
 class AgentState(StrEnum):
     AWAKE = "awake"
-    ASLEEP = "asleep"
+    PAUSED = "paused"
+    HIBERNATED = "hibernated"
+    STOPPED = "stopped"
     WAKING = "waking"
     BROKEN = "broken"
+
+
+class Tier(StrEnum):
+    """How deeply an office sleeps."""
+
+    PAUSED = "paused"
+    """Its processes are frozen in memory."""
+    HIBERNATED = "hibernated"
+    """Its processes lie on disk, memory and all."""
+    STOPPED = "stopped"
+    """Its processes are gone."""
+
+
+class SleepRequest(Request):
+    """`POST /v1/agents/{name}/sleep`."""
+
+    tier: Tier = Tier.STOPPED
+
+
+PERIOD_S_MAX = 10 * 365 * 86_400.0
+
+
+class RestRequest(Request):
+    """`PUT /v1/agents/{name}/rest`: after how many idle seconds the office sinks to each tier. 0: never; None: as the server
+    is set up."""
+
+    pause_after_s: float | None = Field(default=None, ge=0, le=PERIOD_S_MAX)
+    hibernate_after_s: float | None = Field(default=None, ge=0, le=PERIOD_S_MAX)
+    stop_after_s: float | None = Field(default=None, ge=0, le=PERIOD_S_MAX)
+
+
+class LeaseRequest(Request):
+    """`PUT /v1/agents/{name}/lease`: the office stays awake for so long, used or not."""
+
+    seconds: float = Field(gt=0, le=7 * 86_400)
+    reason: str = Field(default="", max_length=200)
 
 
 class AgentRequest(Request):
@@ -100,6 +138,19 @@ class Usage(Answer):
     processes: int | None = None
 
 
+class RestPolicy(Answer):
+    """None: never."""
+
+    pause_after_s: float | None = None
+    hibernate_after_s: float | None = None
+    stop_after_s: float | None = None
+
+
+class Lease(Answer):
+    until: datetime
+    reason: str
+
+
 class Agent(Answer):
     name: str
     state: AgentState
@@ -108,6 +159,10 @@ class Agent(Answer):
     limits: Limits
     egress: list[str] = Field(default_factory=list[str])
     usage: Usage | None = None
+    rest: RestPolicy | None = None
+    idle_s: float | None = None
+    """How long nobody has used it; None when nothing of it is in memory."""
+    lease: Lease | None = None
     hostname: str
 
 

@@ -106,9 +106,30 @@ class Agent(views.AgentView):
     def wake(self) -> Agent:
         return self._told(calls.wake(self.name))
 
-    def sleep(self) -> Agent:
-        """Stops the office's processes; everything in its volume stays. Not an error when it sleeps already."""
-        return self._told(calls.sleep(self.name))
+    def sleep(self, tier: wire.Tier | str = wire.Tier.STOPPED) -> Agent:
+        """Puts the office to rest; everything in its volume stays. Stopped: its processes end. Hibernated: they lie on disk and
+        go on when it wakes; raises `Conflict` when that is not possible now. Paused: they are frozen. An office that sleeps
+        deeper already stays so."""
+        return self._told(calls.sleep(self.name, wire.Tier(tier)))
+
+    def rest(
+        self,
+        *,
+        pause_after_s: float | None = None,
+        hibernate_after_s: float | None = None,
+        stop_after_s: float | None = None,
+    ) -> Agent:
+        """After how many seconds without use the office sinks to each tier. 0: never; None: as the server is set up."""
+        request = wire.RestRequest(
+            pause_after_s=pause_after_s, hibernate_after_s=hibernate_after_s, stop_after_s=stop_after_s
+        )
+        return self._told(calls.set_rest(self.name, request))
+
+    def keep_awake(self, seconds: float, reason: str = "") -> Agent:
+        """The office stays awake for so long, used or not; replaces what was said before. 0 ends it."""
+        if seconds == 0:
+            return self._told(calls.end_lease(self.name))
+        return self._told(calls.set_lease(self.name, wire.LeaseRequest(seconds=seconds, reason=reason)))
 
     def restart(self) -> Agent:
         return self._told(calls.restart(self.name))

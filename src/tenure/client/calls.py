@@ -115,9 +115,7 @@ def wake(name: str) -> Call[wire.Agent]:
 
 def sleep(name: str, tier: wire.Tier) -> Call[wire.Agent]:
     request = wire.SleepRequest(tier=tier)
-    return Call(
-        "POST", _agent(name, "sleep"), _model(wire.Agent), body=request, timeout_s=OFFICE_S, repeatable=True
-    )
+    return Call("POST", _agent(name, "sleep"), _model(wire.Agent), body=request, timeout_s=OFFICE_S, repeatable=True)
 
 
 def set_rest(name: str, request: wire.RestRequest) -> Call[wire.Agent]:

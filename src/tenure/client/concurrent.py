@@ -92,8 +92,25 @@ class AsyncAgent(views.AgentView):
     async def wake(self) -> AsyncAgent:
         return await self._told(calls.wake(self.name))
 
-    async def sleep(self) -> AsyncAgent:
-        return await self._told(calls.sleep(self.name))
+    async def sleep(self, tier: wire.Tier | str = wire.Tier.STOPPED) -> AsyncAgent:
+        return await self._told(calls.sleep(self.name, wire.Tier(tier)))
+
+    async def rest(
+        self,
+        *,
+        pause_after_s: float | None = None,
+        hibernate_after_s: float | None = None,
+        stop_after_s: float | None = None,
+    ) -> AsyncAgent:
+        request = wire.RestRequest(
+            pause_after_s=pause_after_s, hibernate_after_s=hibernate_after_s, stop_after_s=stop_after_s
+        )
+        return await self._told(calls.set_rest(self.name, request))
+
+    async def keep_awake(self, seconds: float, reason: str = "") -> AsyncAgent:
+        if seconds == 0:
+            return await self._told(calls.end_lease(self.name))
+        return await self._told(calls.set_lease(self.name, wire.LeaseRequest(seconds=seconds, reason=reason)))
 
     async def restart(self) -> AsyncAgent:
         return await self._told(calls.restart(self.name))

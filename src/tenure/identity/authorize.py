@@ -46,6 +46,7 @@ class Resource:
 OFFICE_ACTIONS = frozenset(
     {
         "agent:read",
+        "agent:lease",
         "database:connect",
         "object:read",
         "object:write",

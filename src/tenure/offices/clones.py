@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tenure.faultpoints import reach
 from tenure.offices import furnish
@@ -92,16 +93,50 @@ def _prepare(volume: Path, record: OfficeRecord, origin: str, fork: bool) -> Non
 
 
 def write_office_file(volume: Path, record: OfficeRecord, origin: str | None) -> None:
-    """Says in the volume itself whose it is and what it was made of."""
-    facts = {"agent": record.name, "image": record.image, "origin": origin}
-    (volume / OFFICE_FILE).write_text(json.dumps(facts))
+    """Says in the volume itself whose it is and what it was made of. It is a new generation."""
+    _write(volume, {"agent": record.name, "image": record.image, "origin": origin, "generation": _new_generation()})
 
 
 def origin_of(volume: Path) -> str | None:
     """The snapshot that the volume was made of; None for one made of an image."""
+    return _read(volume).get("origin")
+
+
+def generation_of(volume: Path) -> str | None:
+    """What tells this state of the root from those before something else than its processes changed it, or they were
+    started again."""
+    return _read(volume).get("generation")
+
+
+def renew_generation(volume: Path) -> str:
+    """Gives the volume another generation, which is on disk then. Raises `OSError`."""
+    facts = _read(volume) | {"generation": _new_generation()}
+    _write(volume, facts)
+    return facts["generation"]
+
+
+def _new_generation() -> str:
+    return secrets.token_hex(8)
+
+
+def _read(volume: Path) -> dict[str, Any]:
     try:
         with (volume / OFFICE_FILE).open("rb") as file:
             facts: Any = json.loads(file.read(OFFICE_FILE_BYTES_MAX))
     except (OSError, ValueError):
-        return None
-    return facts.get("origin") if isinstance(facts, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        return {}
+    return cast("dict[str, Any]", facts) if isinstance(facts, dict) else {}
+
+
+def _write(volume: Path, facts: dict[str, Any]) -> None:
+    fresh = volume / f"{OFFICE_FILE}.new"
+    with fresh.open("w") as file:
+        file.write(json.dumps(facts))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(volume / OFFICE_FILE)
+    directory = os.open(volume, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +20,14 @@ from tenure.offices.door.session import Session, Stream
 from tenure.offices.history import History, OfficeEvent
 from tenure.offices.models import Limits, OfficeRecord, OfficeView, SnapshotKind
 from tenure.offices.office import Office, OfficeParts
+from tenure.offices.rest import Lease, Tier
 from tenure.offices.snapshots import Snapshots
 from tenure.offices.store import OfficeStore
 from tenure.work.hands import Command, CommandStatus
 
 SCRIPT_BYTES_MAX = 120 * 1024
 """Linux takes at most 128 KiB in one argument."""
+RESTS_AT_ONCE = 4
 EXEC_TIMEOUT_S_DEFAULT = 600.0
 DISK_SPARE_BYTES_MIN = 200 * 1024**2
 """What an office's disk must hold beside the image: room for its database to start and for a little work."""
@@ -107,7 +110,7 @@ class Offices:
     async def close(self) -> None:
         """For `tenure down`: every office is put to sleep."""
         await self._parts.spares.close()
-        await asyncio.gather(*(office.sleep() for office in self._held.values()), return_exceptions=True)
+        await asyncio.gather(*(office.rest(Tier.STOPPED) for office in self._held.values()), return_exceptions=True)
 
     async def let_go(self) -> None:
         """For a server that is replaced: the offices go on."""
@@ -223,10 +226,40 @@ class Offices:
         await office.ready()
         return await office.view(with_usage=False)
 
-    async def sleep(self, name: str) -> OfficeView:
+    async def sleep(self, name: str, tier: str = Tier.STOPPED) -> OfficeView:
+        """Raises `Conflict` when it is to be hibernated and cannot be now, with the reason."""
         office = await self._office(name)
-        await office.sleep()
+        await office.rest(Tier(tier))
         return await office.view(with_usage=False)
+
+    async def set_rest(self, name: str, rest: Mapping[str, float]) -> OfficeView:
+        """`rest` has seconds by field of `RestPolicy`, 0 for never; what is missing is as the server is set up."""
+        office = await self._office(name)
+        await self._store.set_rest(name, rest)
+        office.record = replace(office.record, rest=dict(rest))
+        return await office.view(with_usage=False)
+
+    async def set_lease(self, name: str, seconds: float | None, reason: str = "") -> OfficeView:
+        """Keeps it awake for so long, used or not; None ends that."""
+        office = await self._office(name)
+        lease = None if seconds is None else Lease(datetime.now(UTC) + timedelta(seconds=seconds), reason)
+        await self._store.set_lease(name, lease)
+        office.record = replace(office.record, lease=lease)
+        return await office.view(with_usage=False)
+
+    async def rest_idle(self) -> None:
+        """Lets every office sink to the tier that is due for it; to be called every few seconds. Costs next to nothing for
+        those that sleep."""
+        slots = asyncio.Semaphore(RESTS_AT_ONCE)
+
+        async def rest(office: Office) -> None:
+            async with slots:
+                try:
+                    await office.rest_if_idle(datetime.now(UTC))
+                except TenureError as error:
+                    office.log.write("office", f"not put to rest: {error.message}")
+
+        await asyncio.gather(*(rest(office) for office in list(self._held.values()) if office.may_rest))
 
     async def reconnect(self, name: str) -> OfficeView:
         office = await self._office(name)
@@ -313,7 +346,7 @@ class Offices:
 
     # --- data ------------------------------------------------------------------------------------------------------------------
     async def database(self, name: str) -> OfficeDatabase:
-        return (await self._office(name)).database
+        return (await self._office(name)).database_for_use()
 
     async def objects(self, name: str) -> ObjectStore:
         office = await self._office(name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from tenure.offices.rest import Lease, RestPolicy
 from tenure.offices.sandboxes.base import SandboxLimits
 
 CPUS_DEFAULT = 1.0
@@ -56,6 +58,9 @@ class OfficeRecord:
     """ "creating" until the volume is whole, "deleting" at the end, "asleep" between: whether it is awake now, the system
     is asked."""
     created_at: datetime
+    rest: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What of the rest policy is its own: seconds by field of `RestPolicy`, 0 for never."""
+    lease: Lease | None = None
     origin: str | None = None
     """For a fork: the id of the snapshot of which it is a clone."""
 
@@ -70,6 +75,9 @@ class OfficeView:
 
     record: OfficeRecord
     state: str
+    rest: RestPolicy = field(default_factory=RestPolicy)
+    idle_s: float | None = None
+    """How long nobody has used it; None when nothing of it is in memory."""
     usage: Usage | None = field(default=None)
 
     @property
@@ -79,6 +87,10 @@ class OfficeView:
     @property
     def hostname(self) -> str:
         return self.record.name
+
+    @property
+    def lease(self) -> Lease | None:
+        return self.record.lease
 
     @property
     def created_at(self) -> datetime:

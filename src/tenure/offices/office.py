@@ -8,17 +8,20 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
-from tenure.errors import DoorClosed, SandboxError, TenureError
+from tenure.errors import Conflict, DoorClosed, NotFound, SandboxError, TenureError
 from tenure.offices.boot import Boot, StartFromImage
 from tenure.offices.clones import Clones, write_office_file
 from tenure.offices.door.door import Door
 from tenure.offices.log import office_log
+from tenure.offices.memory import MemoryImage
 from tenure.offices.models import OfficeRecord, OfficeView, Usage
+from tenure.offices.rest import RestPolicy, Tier, due
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
 from tenure.offices.spares import SpareVolumes
 from tenure.offices.volumes.base import VolumeDriver
@@ -27,6 +30,8 @@ from tenure.use import Use
 
 ADOPT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
+HIBERNATE_AGAIN_S = 300.0
+"""How long an office that could not be hibernated is left alone."""
 USAGE_AGE_S = 0.5
 
 FORWARDS = (
@@ -86,8 +91,18 @@ class Office:
         self._waking = False
         self._broken = False
         self._vacant = False
+        self._still = False
+        self._memory = MemoryImage(settings, parts.sandboxes, record.name, self.volume)
+        self._cannot_hibernate: tuple[float, str] | None = None
+        self._database_may_run = True  # of an earlier server
         self._measuring = asyncio.Lock()
         self._measured = ("", Usage(), 0.0)
+
+    def database_for_use(self) -> OfficeDatabase:
+        """For what does not come through the door; the office need not be awake for it."""
+        self.use.touch()
+        self._database_may_run = True
+        return self.database
 
     @property
     def environment(self) -> dict[str, str]:
@@ -95,15 +110,30 @@ class Office:
 
     # --- what it is now ----------------------------------------------------------------------------------------------
     async def state(self) -> str:
-        """ "awake", "asleep", "waking" or "broken" (the last attempt to wake it failed)."""
+        """A `Tier`, "waking" or "broken" (the last attempt to wake it failed)."""
         if self._waking:
             return "waking"
-        if self.door.is_open or await self._sandbox_state() in (SandboxState.RUNNING, SandboxState.PAUSED):
-            return "awake"
-        return "broken" if self._broken else "asleep"
+        tier = await self.tier()
+        return "broken" if self._broken and tier is Tier.STOPPED else tier
+
+    async def tier(self) -> Tier:
+        sandbox = await self._sandbox_state()
+        if sandbox is SandboxState.PAUSED and not self._still:
+            return Tier.PAUSED
+        if sandbox in (SandboxState.RUNNING, SandboxState.PAUSED):
+            return Tier.AWAKE
+        return Tier.HIBERNATED if self._memory.exists else Tier.STOPPED
+
+    @property
+    def rest_policy(self) -> RestPolicy:
+        settings = self._parts.settings
+        of_server = RestPolicy(settings.pause_after_s, settings.hibernate_after_s, settings.stop_after_s)
+        return of_server.but(self.record.rest)
 
     async def view(self, *, with_usage: bool) -> OfficeView:
-        view = OfficeView(self.record, await self.state())
+        state = await self.state()
+        idle_s = None if state == Tier.STOPPED else self.use.idle_s
+        view = OfficeView(self.record, state, self.rest_policy, idle_s)
         return view.with_usage(await self._usage(view.state)) if with_usage else view
 
     async def _usage(self, state: str) -> Usage:
@@ -120,7 +150,7 @@ class Office:
         disk = memory = processes = None
         try:
             disk = (await self._parts.volumes.usage(self.volume)).used_bytes
-            if state == "awake":
+            if state in (Tier.AWAKE, Tier.PAUSED):
                 sandbox = await self._parts.sandboxes.usage(self.record.name)
                 memory, processes = sandbox.memory_bytes, sandbox.processes
         except TenureError as error:
@@ -133,6 +163,7 @@ class Office:
     # --- waking ------------------------------------------------------------------------------------------------------
     async def ready(self) -> Door:
         """The open door; wakes the office when it sleeps or died. Raises `SandboxError`, `DoorClosed`, `DiskFull`."""
+        self.use.touch()
         if not await self._is_ready():
             async with self._changing:
                 if not await self._is_ready():
@@ -145,6 +176,9 @@ class Office:
 
     async def _bring_up(self) -> None:
         state = await self._sandbox_state()
+        if state is SandboxState.PAUSED and self._listening is not None:
+            await self._parts.sandboxes.resume(self.record.name)
+            state = SandboxState.RUNNING
         if state is SandboxState.RUNNING and self._listening is not None:
             try:  # all connections may be in use for a moment; only a silent door is a reason to act
                 await self.door.wait_open()
@@ -155,7 +189,7 @@ class Office:
         if state is SandboxState.RUNNING:
             await self._adopt()
         else:
-            await self._boot(state)
+            await self._boot(state, self._memory.for_boot())
 
     async def _boot(self, state: SandboxState, image: StartFromImage | None = None) -> None:
         """See `Boot.run`."""
@@ -213,23 +247,122 @@ class Office:
                 await self._parts.sandboxes.stop(self.record.name, grace_s=0)
 
     # --- sleeping ----------------------------------------------------------------------------------------------------
-    async def sleep(self) -> None:
-        """Stops database and sandbox; the volume keeps everything. An office that sleeps already stays so."""
+    async def rest(self, tier: Tier) -> None:
+        """Puts it to rest, whoever uses it. An office that rests as deeply already stays so. Raises `Conflict` when it is to
+        be hibernated and cannot be now; then it is as it was."""
         async with self._changing:
+            await self._rest(tier)
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether there is anything left of it that could rest deeper; costs nothing to ask."""
+        return self._listening is not None or self._database_may_run or self.rest_policy.stop_after_s is not None
+
+    async def rest_if_idle(self, now: datetime) -> None:
+        """Lets it sink to the tier that is due, if any. Raises `TenureError` when it cannot."""
+        tier = await self.tier()
+        if tier in (Tier.HIBERNATED, Tier.STOPPED):
+            await self._rest_database()
+        if tier is Tier.AWAKE and not self._waking:
+            with contextlib.suppress(NotFound):
+                self.use.computed((await self._parts.sandboxes.usage(self.record.name)).cpu_s)
+        if self._due(tier, now) is not None:
+            async with self._changing:
+                if (wanted := self._due(await self.tier(), now)) is not None:
+                    try:
+                        await self._rest(wanted)
+                    except Conflict as error:
+                        self._cannot_hibernate = (time.monotonic(), error.message)
+                        self.log.write("office", f"stays {await self.tier()}: {error.message}")
+
+    def _due(self, tier: Tier, now: datetime) -> Tier | None:
+        if self.record.lease is not None and now < self.record.lease.until:
+            return None
+        barred: set[Tier] = set()
+        tried = self._cannot_hibernate
+        if not self._parts.sandboxes.can_checkpoint or (tried and time.monotonic() < tried[0] + HIBERNATE_AGAIN_S):
+            barred.add(Tier.HIBERNATED)
+        return due(tier, self.use.idle_s, self.rest_policy, barred=frozenset(barred))
+
+    async def _rest(self, wanted: Tier) -> None:
+        tier = await self.tier()
+        if wanted.depth <= tier.depth and not (wanted is Tier.STOPPED and self._broken):
+            return
+        if wanted is Tier.PAUSED:
+            await self._parts.sandboxes.pause(self.record.name)
+        elif wanted is Tier.HIBERNATED:
+            await self._hibernate(tier)
+        else:
             await self._stop()
+            await self._memory.discard()
             self._broken = False
-            self.log.write("office", "asleep")
+        self.log.write("office", str(wanted))
+
+    async def _hibernate(self, tier: Tier) -> None:
+        """The order: nobody can begin anything with it any more; it has let go of the host's sockets; its memory is on disk;
+        then its database stops. Whatever fails before the last of its memory is written leaves it as it was."""
+        sandboxes, name = self._parts.sandboxes, self.record.name
+        if not sandboxes.can_checkpoint:
+            raise Conflict(f"{name} cannot be hibernated: {sandboxes.cannot_checkpoint}.")
+        if tier is Tier.PAUSED:
+            await sandboxes.resume(name)
+        memory_bytes = (await sandboxes.usage(name)).memory_bytes
+        self._still = True
+        try:
+            await self._close_forwards()
+            drained = await self.door.drain()
+            if drained.obstacles:
+                raise Conflict(
+                    f"{name} cannot be hibernated now: {'; '.join(drained.obstacles)}.",
+                    hint=f"`tenure sleep {name} --tier paused` freezes it in memory; `--tier stopped` ends its processes.",
+                )
+            await self._memory.make(memory_bytes)
+        except BaseException as error:
+            await asyncio.shield(self._undo_hibernate(tier))
+            if isinstance(error, TenureError) and not isinstance(error, Conflict):
+                raise Conflict(f"{name} cannot be hibernated now: {error.message}", hint=error.hint) from error
+            raise
+        finally:
+            self._still = False
+        await self.database.stop()
+        await self._close_doorway()
+
+    async def _undo_hibernate(self, tier: Tier) -> None:
+        await self._close_doorway()
+        if await self._sandbox_state() is SandboxState.PAUSED:
+            await self._parts.sandboxes.resume(self.record.name)
+        if await self._sandbox_state() is not SandboxState.RUNNING:
+            self.log.write("office", "died of the attempt to hibernate it; its next use starts it afresh")
+            return
+        await self.listen()
+        with contextlib.suppress(DoorClosed):
+            await self.door.wait_open()
+        if tier is Tier.PAUSED:
+            await self._parts.sandboxes.pause(self.record.name)
+
+    async def _rest_database(self) -> None:
+        """A database that somebody used while its office slept."""
+        policy, idle_s = self.rest_policy, self.use.idle_s
+        if self._database_may_run and policy.pause_after_s is not None and idle_s >= policy.pause_after_s:
+            async with self._changing:
+                if await self.tier() in (Tier.HIBERNATED, Tier.STOPPED):
+                    await self.database.stop()
+                    self._database_may_run = False
 
     async def _stop(self) -> None:
         await self._parts.sandboxes.stop(self.record.name)
         await self.database.stop()
         await self._close_doorway()
 
-    async def _close_doorway(self) -> None:
-        listening, self._listening = self._listening or [], None
+    async def _close_forwards(self) -> None:
+        listening, self._listening = self._listening or [], []
         for listener in listening:
             await listener.close()
         await self.database.close()
+
+    async def _close_doorway(self) -> None:
+        await self._close_forwards()
+        self._listening = None
         await self.door.close()
 
     async def let_go(self) -> None:
@@ -278,6 +411,8 @@ class Office:
         sync what they confirm; the database rests where copying takes longer than an instant."""
         async with self._changing, contextlib.AsyncExitStack() as stack:
             if await self._sandbox_state() is SandboxState.RUNNING:
+                self._still = True
+                stack.callback(setattr, self, "_still", False)
                 await self._parts.sandboxes.pause(self.record.name)
                 stack.push_async_callback(self._parts.sandboxes.resume, self.record.name)
             if not self._parts.volumes.instant_snapshots:

@@ -11,7 +11,8 @@ process that could be started again; by default nothing is lost at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -38,6 +39,10 @@ class RestPolicy:
     pause_after_s: float | None = PAUSE_AFTER_S
     hibernate_after_s: float | None = HIBERNATE_AFTER_S
     stop_after_s: float | None = None
+
+    def but(self, own: Mapping[str, float]) -> RestPolicy:
+        """This policy with some of an agent's own: seconds by field, 0 for never."""
+        return replace(self, **{name: seconds or None for name, seconds in own.items()})
 
 
 @dataclass(frozen=True)

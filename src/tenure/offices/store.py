@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +12,9 @@ from psycopg.types.json import Jsonb
 from tenure.database.connect import ControlDatabase
 from tenure.errors import AlreadyExists, NotFound
 from tenure.offices.models import Limits, OfficeRecord
+from tenure.offices.rest import Lease
 
-_COLUMNS = "name, number, image, limits, egress, stage, created_at, origin"
+_COLUMNS = "name, number, image, limits, egress, stage, created_at, origin, rest, lease_until, lease_reason"
 
 
 class OfficeStore:
@@ -61,6 +62,14 @@ class OfficeStore:
     async def set_stage(self, name: str, stage: str) -> None:
         await self._database.execute("UPDATE agents SET stage = %s WHERE name = %s", (stage, name))
 
+    async def set_rest(self, name: str, rest: Mapping[str, float]) -> None:
+        await self._database.execute("UPDATE agents SET rest = %s WHERE name = %s", (Jsonb(dict(rest)), name))
+
+    async def set_lease(self, name: str, lease: Lease | None) -> None:
+        until, reason = (lease.until, lease.reason) if lease else (None, None)
+        statement = "UPDATE agents SET lease_until = %s, lease_reason = %s WHERE name = %s"
+        await self._database.execute(statement, (until, reason, name))
+
     async def remove(self, name: str) -> None:
         await self._database.execute("DELETE FROM agents WHERE name = %s", (name,))
 
@@ -75,4 +84,6 @@ def _record(row: dict[str, Any]) -> OfficeRecord:
         stage=row["stage"],
         created_at=row["created_at"],
         origin=row["origin"],
+        rest=row["rest"],
+        lease=None if row["lease_until"] is None else Lease(row["lease_until"], row["lease_reason"]),
     )

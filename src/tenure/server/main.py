@@ -19,6 +19,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import uvloop
 from starlette.types import ASGIApp
@@ -29,10 +30,13 @@ from tenure.identity.tokens import Tokens
 from tenure.postgres.control import start_control_database, stop_control_database
 from tenure.server.home import HomeLock, log_file, prepare_home, start_failure_file
 from tenure.server.keeper import WorkerKeeper
-from tenure.server.listeners import bind_loopback, bind_unix, listen
+from tenure.server.listeners import bind_loopback, bind_tcp, bind_unix, listen
 from tenure.server.logs import configure_logging
 from tenure.settings import Settings
 from tenure.setup import ensure_pool_mounted
+
+if TYPE_CHECKING:
+    from tenure.server.gateway.ssh import SshGateway
 
 log = logging.getLogger("tenure.server")
 
@@ -42,12 +46,17 @@ OF_SETTINGS = frozenset(
     {
         "TENURE_HOME",
         "TENURE_PORT",
+        "TENURE_SSH_PORT",
+        "TENURE_SSH_HOST",
         "TENURE_POOL_GB",
         "TENURE_DATABASE_URL",
         "TENURE_DEBUG",
         "TENURE_SNAPSHOTS_LAST",
         "TENURE_SNAPSHOTS_HOURLY",
         "TENURE_SNAPSHOTS_DAILY",
+        "TENURE_PAUSE_AFTER_S",
+        "TENURE_HIBERNATE_AFTER_S",
+        "TENURE_STOP_AFTER_S",
         "TENURE_URL",
         "TENURE_TOKEN",
     }
@@ -68,11 +77,14 @@ class Ground:
 
 @dataclass(frozen=True)
 class Built:
-    """A server's app, and what becomes of the claims of a dead worker."""
+    """A server's app, and what becomes of the claims of a dead worker. `web` is what its TCP port serves: the app and the
+    previews; `ssh` is its SSH gateway."""
 
     app: ASGIApp
     worker_name: Callable[[int], str]
     release_claims: Callable[[str], Awaitable[object]]
+    web: ASGIApp | None = None
+    ssh: SshGateway | None = None
 
 
 Build = Callable[[Ground], AbstractAsyncContextManager[Built]]
@@ -92,6 +104,9 @@ async def serve(
         sockets = () if stop_at_once else (bind_unix(settings.api_socket, 0o600), bind_loopback(settings.port))
         for sock in sockets:
             stack.callback(sock.close)
+        ssh_socket = None
+        if settings.ssh_port and not stop_at_once:
+            ssh_socket = stack.enter_context(bind_tcp(settings.ssh_host, settings.ssh_port, "TENURE_SSH_PORT"))
         await asyncio.to_thread(ensure_pool_mounted, settings)
         dsn = await start_control_database(settings)
         stack.push_async_callback(_stopped, "control database", lambda: stop_control_database(settings))
@@ -101,9 +116,12 @@ async def serve(
         built = await stack.enter_async_context(build(ground))
         if stop_at_once:
             return
-        for sock, path in zip(sockets, (settings.api_socket, None), strict=True):
-            listener = await listen(built.app, sock, socket_path=path)
+        for sock, app, path in zip(sockets, (built.app, built.web or built.app), (settings.api_socket, None), strict=True):
+            listener = await listen(app, sock, socket_path=path)
             stack.push_async_callback(_stopped, "listener", listener.close)
+        if built.ssh is not None and ssh_socket is not None:
+            await built.ssh.serve(ssh_socket)
+            stack.push_async_callback(_stopped, "SSH gateway", built.ssh.close)
         keeper = WorkerKeeper(
             worker_argv,
             worker_environment(settings, tokens),
@@ -120,10 +138,15 @@ def environment_of(settings: Settings, base: Mapping[str, str]) -> dict[str, str
     kept |= {
         "TENURE_HOME": str(settings.home),
         "TENURE_PORT": str(settings.port),
+        "TENURE_SSH_PORT": str(settings.ssh_port),
+        "TENURE_SSH_HOST": settings.ssh_host,
         "TENURE_POOL_GB": str(settings.pool_bytes / 1024**3),
         "TENURE_SNAPSHOTS_LAST": str(settings.snapshots_last),
         "TENURE_SNAPSHOTS_HOURLY": str(settings.snapshots_hourly),
         "TENURE_SNAPSHOTS_DAILY": str(settings.snapshots_daily),
+        "TENURE_PAUSE_AFTER_S": str(settings.pause_after_s or 0),
+        "TENURE_HIBERNATE_AFTER_S": str(settings.hibernate_after_s or 0),
+        "TENURE_STOP_AFTER_S": str(settings.stop_after_s or 0),
     }
     if settings.database_url:
         kept["TENURE_DATABASE_URL"] = settings.database_url

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from tenure import wire
 from tenure.offices.models import SnapshotKind, StepMark
+from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
 from tenure.work.hands import Command, CommandStatus, SqlResult
 
@@ -199,10 +200,21 @@ class Offices(Protocol):
         """Everything of it: sandbox, database, volume."""
 
     async def wake(self, name: str) -> Office: ...
-    async def sleep(self, name: str) -> Office: ...
+    async def sleep(self, name: str, tier: str = "stopped") -> Office:
+        """Raises `Conflict` when it cannot be hibernated now, with the reason."""
+        ...
+
+    async def set_rest(self, name: str, rest: Mapping[str, float]) -> Office:
+        """`rest` has seconds by field of `wire.RestRequest`; what is missing is as the server is set up."""
+        ...
+
+    async def set_lease(self, name: str, seconds: float | None, reason: str = "") -> Office: ...
     async def reconnect(self, name: str) -> Office: ...
     async def restart(self, name: str) -> Office: ...
     async def probe(self, name: str) -> bool: ...
+    async def history(self, name: str, limit: int = 100) -> Sequence[Any]:
+        """Values with the attributes of `wire.OfficeEvent`, the newest first."""
+        ...
 
     async def run(
         self,
@@ -237,6 +249,10 @@ class Offices(Protocol):
 
     async def ssh(self, name: str) -> tuple[Any, Any]:
         """(`asyncio.StreamReader`, `asyncio.StreamWriter`) of a fresh connection to the office's sshd."""
+        ...
+
+    async def dial(self, name: str, address: str) -> tuple[Any, Any]:
+        """As `ssh`, to `address` ("127.0.0.1:8000") on the office's loopback. Raises `DoorError` when nothing listens."""
         ...
 
     async def command_start(self, name: str, key: str, command: Command) -> CommandStatus: ...
@@ -297,8 +313,61 @@ class Inbox(Protocol):
     async def mark_read(self, message_id: str) -> Any: ...
 
 
+class SshKey(Protocol):
+    """With the attributes of `wire.SshKey`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def principal(self) -> str:
+        """Whom it stands for, as `str(Principal)`."""
+        ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class SshKeys(Protocol):
+    """Public keys that the SSH gateway lets in."""
+
+    async def add(self, principal: str, text: str, comment: str | None = None) -> Any:
+        """Raises `InvalidArgument` for what is not one public key, `AlreadyExists`, `Conflict` when there are too many."""
+        ...
+
+    async def list(self, principal: str) -> Sequence[Any]:
+        """The oldest first."""
+        ...
+
+    async def remove(self, principal: str, wanted: str) -> SshKey:
+        """The one that was removed, by id or fingerprint. Raises `NotFound`."""
+        ...
+
+    async def find(self, fingerprint: str) -> SshKey | None:
+        """None when it is nobody's."""
+        ...
+
+    async def used(self, key_id: str) -> None:
+        """Somebody came in with it just now."""
+
+
 def _no_workers() -> list[int]:
     return []
+
+
+def _nobody_to_hang_up(key_id: str) -> None:
+    del key_id
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the API has to do with the ways into offices that are not the API."""
+
+    ssh_keys: SshKeys
+    passes: Passes
+    ssh_host_key: str = ""
+    """The SSH gateway's public key, "algorithm base64"."""
+    hang_up: Callable[[str], None] = _nobody_to_hang_up
+    """Ends the SSH connections that came in with the key of this id."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +379,7 @@ class Services:
     runs: Runs
     inbox: Inbox
     started_at: datetime
+    gateway: Gateway
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

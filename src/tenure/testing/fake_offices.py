@@ -8,7 +8,7 @@ import secrets
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,9 @@ class FakeOffice:
     image: str = "fake"
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     usage: wire.Usage | None = None
+    rest: wire.RestPolicy = field(default_factory=wire.RestPolicy)
+    idle_s: float | None = 0.0
+    lease: wire.Lease | None = None
     commands: dict[str, CommandStatus] = field(default_factory=dict[str, CommandStatus])
     database: FakeDatabase = field(default_factory=FakeDatabase)
     objects: FakeObjects = field(default_factory=FakeObjects)
@@ -279,9 +282,23 @@ class FakeOffices:
     async def wake(self, name: str) -> FakeOffice:
         return self._woken(name)
 
-    async def sleep(self, name: str) -> FakeOffice:
+    async def sleep(self, name: str, tier: str = wire.Tier.STOPPED) -> FakeOffice:
         office = self._get(name)
-        office.state = wire.AgentState.ASLEEP
+        tiers = list(wire.Tier)
+        if office.state not in set(tiers) or tiers.index(wire.Tier(office.state)) < tiers.index(wire.Tier(tier)):
+            office.state = wire.AgentState(tier)
+        return office
+
+    async def set_rest(self, name: str, rest: Mapping[str, float]) -> FakeOffice:
+        office = self._get(name)
+        office.rest = wire.RestPolicy(**{field: seconds or None for field, seconds in rest.items()})
+        return office
+
+    async def set_lease(self, name: str, seconds: float | None, reason: str = "") -> FakeOffice:
+        office = self._get(name)
+        office.lease = None
+        if seconds is not None:
+            office.lease = wire.Lease(until=datetime.now(UTC) + timedelta(seconds=seconds), reason=reason)
         return office
 
     async def reconnect(self, name: str) -> FakeOffice:

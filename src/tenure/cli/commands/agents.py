@@ -25,7 +25,14 @@ MEMORY_MIB, DISK_MIB = (128, 1024 * 1024), (128, 64 * 1024 * 1024)
 """Least and most, as `wire.AgentRequest` has them."""
 CPUS_MAX = 256
 PROCESSES = (32, 1_000_000)
-STATE_STYLES = {"awake": "green", "asleep": "blue", "waking": "yellow", "broken": "red"}
+STATE_STYLES = {
+    "awake": "green",
+    "paused": "cyan",
+    "hibernated": "blue",
+    "stopped": "blue",
+    "waking": "yellow",
+    "broken": "red",
+}
 
 agent_app = typer.Typer(help="Create, list, show and delete agents.")
 

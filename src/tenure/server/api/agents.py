@@ -51,9 +51,28 @@ async def wake(name: AgentName, has: Has) -> Any:
 
 
 @router.post("/{name}/sleep", response_model=wire.Agent, dependencies=[requires("agent:sleep", of_agent())])
-async def sleep(name: AgentName, has: Has) -> Any:
-    """Stops the office's machine and database; everything on its disk stays."""
-    return await has.offices.sleep(name)
+async def sleep(name: AgentName, has: Has, body: wire.SleepRequest | None = None) -> Any:
+    """Puts the office to rest: stopped, unless another tier is asked for. One that sleeps deeper already stays so."""
+    return await has.offices.sleep(name, body.tier if body else wire.Tier.STOPPED)
+
+
+@router.put("/{name}/rest", response_model=wire.Agent, dependencies=[requires("agent:rest", of_agent())])
+async def set_rest(name: AgentName, body: wire.RestRequest, has: Has) -> Any:
+    """After how long without use the office sinks to each tier of sleep."""
+    return await has.offices.set_rest(name, body.model_dump(exclude_none=True))
+
+
+@router.put("/{name}/lease", response_model=wire.Agent, dependencies=[requires("agent:lease", of_agent())])
+async def set_lease(name: AgentName, body: wire.LeaseRequest, has: Has) -> Any:
+    """Keeps the office awake for so long though nobody uses it: for work that Tenure cannot see, a timer inside for one. A
+    later lease replaces an earlier one."""
+    return await has.offices.set_lease(name, body.seconds, body.reason)
+
+
+@router.delete("/{name}/lease", response_model=wire.Agent, dependencies=[requires("agent:lease", of_agent())])
+async def end_lease(name: AgentName, has: Has) -> Any:
+    """Ends the lease, if there is one."""
+    return await has.offices.set_lease(name, None)
 
 
 @router.post("/{name}/reconnect", response_model=wire.Agent, dependencies=[requires("agent:reconnect", of_agent())])
