@@ -48,6 +48,13 @@ class Clones:
         await self.volumes.set_limit(staged, record.limits.disk_bytes)
         await asyncio.to_thread(_prepare, staged, record, snapshot.name, fork)
 
+    async def take_in(self, record: OfficeRecord, volume: Path) -> None:
+        """A volume that came from another machine becomes the office's, which has none yet."""
+        await self.volumes.set_limit(volume, record.limits.disk_bytes)
+        await asyncio.to_thread(_prepare, volume, record, record.origin or "", True)
+        reach("import.prepared")
+        await self.volumes.move(volume, self.settings.volumes_dir / record.name)
+
     async def place(self, record: OfficeRecord) -> None:
         """The staged clone becomes the office's volume; what was there goes."""
         volume, replaced = self.settings.volumes_dir / record.name, self.replaced(record.name)

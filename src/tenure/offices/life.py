@@ -15,6 +15,7 @@ from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
 from tenure.errors import AlreadyExists, InvalidArgument, NotFound, SetupError, TenureError, TooLarge
 from tenure.names import check_name
+from tenure.offices.clones import Clones
 from tenure.offices.door.door import RunResult
 from tenure.offices.door.session import Session, Stream
 from tenure.offices.history import History, OfficeEvent
@@ -197,6 +198,34 @@ class Offices:
             raise
         await self._store.set_stage(new, "asleep")
         return await office.view(with_usage=False)
+
+    async def take_in(
+        self, name: str, volume: Path, *, image: str, limits: Limits, egress: Sequence[str], origin: str
+    ) -> OfficeView:
+        """A new agent, asleep, whose office is `volume`, which came from another machine as the export `origin`. Host key and
+        database user are its own. Raises `InvalidName`, `AlreadyExists`, `InvalidArgument` for egress not known here."""
+        check_name(name)
+        record = await self._store.add(name, image, limits, self._check_egress(egress), origin)
+        office = self._hold(record)
+        try:
+            await Clones(self._parts.settings, self._parts.volumes).take_in(record, volume)
+            office.log.write("office", f"imported of {origin}")
+        except BaseException:
+            await asyncio.shield(self._demolish(office))
+            raise
+        await self._store.set_stage(name, "asleep")
+        return await office.view(with_usage=False)
+
+    async def refuse_taken(self, name: str) -> None:
+        """Raises `InvalidName`, `AlreadyExists` unless an agent could have this name."""
+        check_name(name)
+        with contextlib.suppress(NotFound):
+            await self._store.get(name)
+            raise AlreadyExists(f"There is an agent named {name} already.", hint="Choose another name for the new one.")
+
+    async def office(self, name: str) -> Office:
+        """For what works on whole offices."""
+        return await self._office(name)
 
     async def need(self, name: str) -> None:
         """Raises `NotFound` when there is no such agent."""

@@ -29,6 +29,15 @@ class VolumeUsage:
     exclusive_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Of a snapshot: the volume that it was taken of, by a name that no other volume ever has, and the generation up to which
+    it shows it."""
+
+    volume: str
+    generation: int
+
+
 class VolumeDriver(ABC):
     """Creates, clones, snapshots, limits and deletes volumes under one pool directory.
 
@@ -77,6 +86,15 @@ class VolumeDriver(ABC):
     @abstractmethod
     async def usage(self, volume: Path) -> VolumeUsage:
         """What the volume takes now; may be some seconds old. Raises `NotFound`."""
+
+    async def origin(self, snapshot: Path) -> Origin | None:
+        """Of a snapshot: which volume it shows, and up to when. None where the driver cannot tell what changed since."""
+        return None
+
+    async def changed_since(self, snapshot: Path, generation: int) -> frozenset[int]:
+        """The numbers of the inodes in `snapshot` that were made or changed since another snapshot of the same volume, of whose
+        `origin` the generation is; with some that did not. For drivers that tell an `origin`."""
+        raise NotImplementedError
 
     async def keep_limits(self, pool: Path) -> bool:
         """Mends what the limits of all volumes under `pool` stand on, and says whether it had to. To be called every few

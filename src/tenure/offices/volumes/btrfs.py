@@ -9,11 +9,11 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 from tenure.errors import AlreadyExists, DiskFull, NotFound, VolumeError
 from tenure.offices.tools import ToolResult, run_tool
-from tenure.offices.volumes.base import VolumeDriver, VolumeUsage
+from tenure.offices.volumes.base import Origin, VolumeDriver, VolumeUsage
 from tenure.offices.volumes.btrfs_calls import (
     count_again,
     counting_is_lost,
@@ -25,6 +25,7 @@ from tenure.offices.volumes.btrfs_calls import (
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+T = TypeVar("T")
 COMMAND_TIMEOUT_S = 60.0
 SUBVOLUME_INODE = 256
 """The inode number of every subvolume's top directory (BTRFS_FIRST_FREE_OBJECTID)."""
@@ -93,6 +94,14 @@ class BtrfsDriver(VolumeDriver):
             await _call("Counting anew what volumes take", count_again, pool)
         return lost
 
+    async def origin(self, snapshot: Path) -> Origin | None:
+        self._need(snapshot)
+        return await _call(f"Asking where {snapshot.name} is from", origin_of_snapshot, snapshot)
+
+    async def changed_since(self, snapshot: Path, generation: int) -> frozenset[int]:
+        self._need(snapshot)
+        return await _call(f"Finding what changed in {snapshot.name}", all_changed_inodes, snapshot, generation)
+
     def _need(self, volume: Path) -> None:
         if not os.path.lexists(volume):
             raise NotFound(f"There is no volume at {volume}.")
@@ -147,10 +156,10 @@ def nested_ids(listing: str, top: str) -> list[str]:
     return found[:0:-1]
 
 
-async def _call(doing: str, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+async def _call(doing: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Makes a call to the kernel off the event loop, in a thread that cannot be interrupted: it takes milliseconds."""
     try:
-        await asyncio.to_thread(call, *args, **kwargs)
+        return await asyncio.to_thread(call, *args, **kwargs)
     except OSError as error:
         reason = f"{doing} failed: {error.strerror}"
         if error.errno == errno.EEXIST:

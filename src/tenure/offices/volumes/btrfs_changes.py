@@ -10,14 +10,15 @@ import os
 import struct
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from tenure.offices.volumes.base import Origin
 
 _MAGIC = 0x94
 _SUBVOLUME_INFO_BYTES = 504
-"""struct btrfs_ioctl_get_subvol_info_args: treeid u64, name[256], parent_id u64, dirid u64, generation u64, flags u64,
-uuid[16], parent_uuid[16], received_uuid[16], ctransid, otransid, …"""
-_AT_GENERATION, _AT_PARENT_UUID, _AT_OTRANSID = 280, 312, 352
+"""struct btrfs_ioctl_get_subvol_info_args: treeid u64, name[256], parent_id, dirid, generation, flags u64, uuid[16],
+parent_uuid[16], received_uuid[16], ctransid, otransid u64, …"""
+_AT_PARENT_UUID, _AT_OTRANSID = 312, 352
 _GET_SUBVOL_INFO = 2 << 30 | _SUBVOLUME_INFO_BYTES << 16 | _MAGIC << 8 | 60
 _KEY = struct.Struct("=QQQQQQQIIII4Q")
 """struct btrfs_ioctl_search_key: tree_id, min/max objectid, min/max offset, min/max transid, min/max type, nr_items."""
@@ -29,14 +30,6 @@ _INODE_ITEM = 1
 _INODE_TRANSID = struct.Struct("<8xQ")
 """struct btrfs_inode_item: generation u64, transid u64, …"""
 _MOST = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Of a snapshot: the volume that it was taken of, and the transaction up to which it has that."""
-
-    volume: str
-    generation: int
 
 
 def origin_of_snapshot(snapshot: Path) -> Origin:
@@ -51,6 +44,10 @@ def origin_of_snapshot(snapshot: Path) -> Origin:
     return Origin(parent.hex, generation)
 
 
+def all_changed_inodes(snapshot: Path, generation: int) -> frozenset[int]:
+    return frozenset(changed_inodes(snapshot, generation))
+
+
 def changed_inodes(snapshot: Path, generation: int) -> Iterator[int]:
     """The numbers of the inodes in `snapshot` that were made or changed, in content or metadata, in the transaction
     `generation` or later."""
@@ -59,11 +56,10 @@ def changed_inodes(snapshot: Path, generation: int) -> Iterator[int]:
         first = (0, 0, 0)
         while True:
             last: tuple[int, int, int] | None = None
-            for transid, objectid, offset, kind, item in _search(descriptor, first, generation):
+            for objectid, kind, offset, item in _search(descriptor, first, generation):
                 last = (objectid, kind, offset)
                 if kind == _INODE_ITEM and _INODE_TRANSID.unpack_from(item)[0] >= generation:
                     yield objectid
-                del transid
             if last is None:
                 return
             first = _following(last)
@@ -78,10 +74,8 @@ def _following(key: tuple[int, int, int]) -> tuple[int, int, int]:
     return (objectid, kind + 1, 0) if kind < 255 else (objectid + 1, 0, 0)
 
 
-def _search(
-    descriptor: int, first: tuple[int, int, int], generation: int
-) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """(transid, objectid, offset, type, item) from the key `first` on, of blocks that changed since; as many as fit."""
+def _search(descriptor: int, first: tuple[int, int, int], generation: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """(objectid, type, offset, item) from the key `first` on, of blocks that changed since; as many as fit."""
     objectid, kind, offset = first
     # The bounds are of whole keys: objectid, type, offset as one number.
     key = _KEY.pack(0, objectid, _MOST, offset, _MOST, generation, _MOST, kind, 255, 2**32 - 1, 0, 0, 0, 0, 0)
@@ -90,7 +84,7 @@ def _search(
     count = _KEY.unpack_from(buffer)[9]
     at = _KEY.size + 8
     for _ in range(count):
-        transid, found_id, found_offset, found_kind, length = _HEADER.unpack_from(buffer, at)
+        _, found_id, found_offset, found_kind, length = _HEADER.unpack_from(buffer, at)
         at += _HEADER.size
-        yield transid, found_id, found_offset, found_kind, bytes(buffer[at : at + length])
+        yield found_id, found_kind, found_offset, bytes(buffer[at : at + length])
         at += length
