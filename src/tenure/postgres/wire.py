@@ -12,6 +12,8 @@ PROTOCOL_3_0 = 3 << 16
 STARTUP_BYTES_MAX = 10_000
 """PostgreSQL's own limit on a startup packet."""
 
+_LENGTH = struct.Struct("!I")
+_COPY_DATA = ord("d")
 _ERROR_FIELDS = {"S": "severity", "C": "sqlstate", "M": "message", "D": "detail", "H": "hint", "P": "position"}
 
 
@@ -71,6 +73,23 @@ def cancel_request(pid: int, secret: bytes) -> bytes:
 
 def message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("!I", len(body) + 4) + body
+
+
+def take_message(buffer: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """(kind, body, what comes after) of the message at the head of `buffer`; None while it is incomplete."""
+    if len(buffer) < 5:
+        return None
+    end = 1 + max(4, int.from_bytes(buffer[1:5], "big"))
+    return None if len(buffer) < end else (buffer[:1], buffer[5:end], buffer[end:])
+
+
+def copy_data_end(buffer: bytes, left: int) -> tuple[int, int]:
+    """How far `buffer` is CopyData messages, of whose first one only the last `left` bytes are in it; and how many bytes of
+    the last one are still to come."""
+    at, size = left, len(buffer)
+    while at + 5 <= size and buffer[at] == _COPY_DATA:
+        at += 1 + max(4, _LENGTH.unpack_from(buffer, at + 1)[0])
+    return min(at, size), max(0, at - size)
 
 
 def query(text: str) -> bytes:
