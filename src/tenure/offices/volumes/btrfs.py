@@ -21,6 +21,7 @@ from tenure.offices.volumes.btrfs_calls import (
     limit_referenced,
     snapshot_subvolume,
 )
+from tenure.offices.volumes.btrfs_changes import all_changed_inodes, origin_of_snapshot
 
 logger = logging.getLogger(__name__)
 
