@@ -43,6 +43,8 @@ OUTPUT_BYTES_MAX = 1024 * 1024
 """Per stream of `run`, which collects; `attach` streams without a limit."""
 STREAM_BUFFER_BYTES = 256 * 1024
 SOCKET_PATH_BYTES_MAX = 107
+REASONS_MAX = 256
+REASON_CHARS_MAX = 400
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,19 @@ class RunResult:
     stdout_bytes: int
     stderr_bytes: int
     duration_s: float
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What an office answered to `Door.drain`: `done`, or what is in the way."""
+
+    done: bool
+    commands: int = 0
+    """Attached commands that run."""
+    jobs: tuple[str, ...] = ()
+    """Keys of the jobs that run; the first `REASONS_MAX` of them."""
+    obstacles: tuple[str, ...] = ()
+    """What a memory image cannot hold: "PID /path (deleted)" for a deleted file in use."""
 
 
 class Door:
@@ -90,10 +105,13 @@ class Door:
 
     async def close(self) -> None:
         """Stops listening and closes every connection: attached commands end, jobs go on."""
+        self._stop_listening()
+        self.hang_up()
+
+    def _stop_listening(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
-        self.hang_up()
         self._path.unlink(missing_ok=True)
 
     def hang_up(self) -> None:
@@ -101,7 +119,40 @@ class Door:
         while self._idle:
             self._idle.popleft()[1].close()
         for writer in list(self._in_use):
+            writer.transport.abort()
+
+    async def drain(self) -> Drained:
+        """Has the office let go of every connection to the host, streams and forwards too, as a checkpoint of its memory needs.
+        When it did, this door is closed (its other sockets may stay) until `open`, after which the office dials within
+        some milliseconds: restored, or never touched. It refuses, and nothing changes, while something is in the way.
+        Raises `DoorClosed`, `DoorError`; the door is open then."""
+        reader, writer = await self._take(ACQUIRE_TIMEOUT_S)
+        self._stop_listening()  # first: what is let go of is not to be dialled again
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                self._ask(reader, writer, DoorRequest("drain").encode())
+                kind, payload = await read_frame(reader)
+                if kind == frames.ERROR:
+                    raise error_of(payload)
+                drained = parse_drained(payload)
+                if drained.done:
+                    await reader.read()
+                    while self._idle:
+                        idle, idle_writer = self._idle.popleft()
+                        await idle.read()
+                        idle_writer.close()
+        except TimeoutError as error:
+            await self.open()
+            raise DoorClosed(f"The office of {self.agent} did not let go within {ANSWER_TIMEOUT_S:g} s.") from error
+        except BaseException:
+            await self.open()
+            raise
+        finally:
+            self._in_use.discard(writer)
             writer.close()
+        if not drained.done:
+            await self.open()
+        return drained
 
     async def _on_dial(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._drop_dead()
@@ -155,13 +206,16 @@ class Door:
     async def _begin(self, request: DoorRequest, *, counts: bool = True) -> Stream:
         data = request.encode()
         reader, writer = await self._take(ACQUIRE_TIMEOUT_S)
-        self._in_use.add(writer)
         if counts:
             self._use.while_open(writer)
+        self._ask(reader, writer, data)
+        return reader, writer
+
+    def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
+        self._in_use.add(writer)
         if isinstance(reader, DialledReader):
             reader.asked = True
         writer.write(data)
-        return reader, writer
 
     # --- commands --------------------------------------------------------------------------------------------------
     async def ping(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -337,6 +391,29 @@ def parse_job_status(payload: bytes) -> CommandStatus:
         )
     except ValueError as error:
         raise DoorError("The office's door sent a malformed job status.") from error
+
+
+def parse_drained(payload: bytes) -> Drained:
+    """A `d` frame as `Drained`. Raises `DoorError` on nonsense."""
+    verdict, *lines = payload.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    commands, jobs, obstacles = 0, list[str](), list[str]()
+    try:
+        for line in lines[:REASONS_MAX]:
+            kind, _, text = line[:REASON_CHARS_MAX].partition(" ")
+            match kind:
+                case "commands":
+                    commands = _number(text, NUMBER_MAX)
+                case "job":
+                    jobs.append(text)
+                case "obstacle":
+                    obstacles.append(text)
+                case _:
+                    raise ValueError(kind)
+        if (verdict, not lines) not in (("drained", True), ("refused", False)):
+            raise ValueError(verdict)
+    except ValueError as error:
+        raise DoorError("The office's door sent a malformed answer.") from error
+    return Drained(verdict == "drained", commands, tuple(jobs), tuple(obstacles))
 
 
 def _number(text: str, greatest: int) -> int:

@@ -112,7 +112,8 @@ class Session:
             if frames_read % FRAMES_IN_A_ROW_MAX == 0:
                 await asyncio.sleep(0)
             if kind == frames.STDOUT:
-                yield STDOUT_CHANNEL, payload
+                if payload:  # an empty one asks only whether we are here
+                    yield STDOUT_CHANNEL, payload
             elif kind == frames.STDERR:
                 yield STDERR_CHANNEL, payload
             elif kind == frames.EXIT:
@@ -156,8 +157,9 @@ class Session:
         return self.exit.code
 
     async def close(self) -> None:
-        """Leaves; ends the command if it still runs."""
-        self._writer.close()
+        """Leaves; ends the command if it still runs. What it has not read of its input is dropped: a plain close would first
+        send that, and a command that reads nothing would never learn that it is to end."""
+        self._writer.transport.abort()
 
 
 def _parse_exit(payload: bytes) -> Exit:

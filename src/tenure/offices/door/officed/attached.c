@@ -42,7 +42,30 @@ static void wait_until_closed(int conn, char *buf) {
     while (poll(&p, 1, CLOSE_WAIT_MS) > 0 && read(conn, buf, CHUNK_BYTES) > 0) {}
 }
 
+/* While input waits for a command that does not read, nothing is read from the connection either, and gVisor tells of a
+ * server that left only behind all that it has sent. So it is asked: an empty frame cannot be sent to nobody. */
+static int is_there(int conn) {
+    struct pollfd p = {conn, POLLOUT, 0};
+    char room[5];
+    return poll(&p, 1, 0) <= 0 || !(p.revents & POLLOUT) || !send_in_place(conn, '1', room, 0);
+}
+
+static int attached;
+
+size_t list_attached(char *at, size_t room) {
+    int n = __atomic_load_n(&attached, __ATOMIC_SEQ_CST);
+    return n ? add_line(at, room, "commands %d", n) : 0;
+}
+
+static void attend(int conn, struct request *r);
+
 void run_attached(int conn, struct request *r) {
+    __atomic_add_fetch(&attached, 1, __ATOMIC_SEQ_CST);
+    attend(conn, r);
+    __atomic_sub_fetch(&attached, 1, __ATOMIC_SEQ_CST);
+}
+
+static void attend(int conn, struct request *r) {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slave = -1;
     char why[400] = "setup: no descriptors left in the office";
     struct child *c = NULL;
@@ -76,7 +99,12 @@ void run_attached(int conn, struct request *r) {
         };
         int wait = -1;
         if (deadline) wait = deadline > now_ms() ? (int)(deadline - now_ms()) : 0;
-        if (poll(p, 5, wait) == 0 && deadline && !timed_out) {
+        int probe = stdin_busy && (wait < 0 || wait > STALL_PROBE_MS), ready = poll(p, 5, probe ? STALL_PROBE_MS : wait);
+        if (!ready && probe) {
+            if (!is_there(conn)) gone = 1;
+            continue;
+        }
+        if (!ready && deadline && !timed_out) {
             timed_out = 1, deadline = now_ms() + KILL_GRACE_MS;
             kill_group(c->pid, SIGTERM);
             continue;

@@ -25,7 +25,8 @@ struct forwarded {
 /* A server that is being restarted is a pause for the programs in the office, not an error. */
 static int dial_patiently(const char *path) {
     int fd, wait = REDIAL_MS_MIN;
-    for (int64_t until = now_ms() + FORWARD_PATIENCE_MS; (fd = dial_unix(path)) < 0 && now_ms() < until;) {
+    for (int64_t until = now_ms() + FORWARD_PATIENCE_MS; (fd = dial_server(path)) < 0 && now_ms() < until;) {
+        if (wait_while_drained()) until = now_ms() + FORWARD_PATIENCE_MS, wait = REDIAL_MS_MIN;
         sleep_ms(wait);
         wait = wait * 2 > REDIAL_MS_MAX ? REDIAL_MS_MAX : wait * 2;
     }
@@ -37,7 +38,7 @@ static void *run_forwarded(void *arg) {
     free(arg);
     int one = 1, up = dial_patiently(f.socket_path);
     setsockopt(f.client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (up >= 0) splice_both(f.client, up), close(up);
+    if (up >= 0) pair_line(up, f.client), splice_both(f.client, up), hang_up(up);
     close(f.client);
     leave_session();
     return NULL;

@@ -80,6 +80,35 @@ int send_text(int fd, char type, const char *format, ...) {
     return send_frame(fd, type, text, (uint32_t)n);
 }
 
+/* Appends a line, of which a report is made; 0 when there is no room. What is in it comes from the office: it stays one line. */
+size_t add_line(char *at, size_t room, const char *format, ...) {
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(at, room, format, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n + 1 >= room) return 0;
+    for (int i = 0; i < n; i++)
+        if ((unsigned char)at[i] < ' ') at[i] = '?';
+    at[n] = '\n';
+    return (size_t)n + 1;
+}
+
+void init_cond(pthread_cond_t *c) {
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &monotonic);
+}
+
+/* Waits for `c`, `ms` at most. */
+void wait_cond(pthread_cond_t *c, pthread_mutex_t *lock, int64_t ms) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += ms / 1000, t.tv_nsec += (ms % 1000) * 1000000L;
+    if (t.tv_nsec >= 1000000000L) t.tv_sec++, t.tv_nsec -= 1000000000L;
+    pthread_cond_timedwait(c, lock, &t);
+}
+
 int dial_unix(const char *path) {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof a.sun_path) return -1;

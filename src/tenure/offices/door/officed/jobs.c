@@ -25,12 +25,7 @@ static struct job *jobs;
 static pthread_mutex_t jobs_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t jobs_changed;
 
-void init_jobs(void) {
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&jobs_changed, &monotonic);
-}
+void init_jobs(void) { init_cond(&jobs_changed); }
 
 static void job_path(char *path, size_t n, const char *key, const char *file) {
     snprintf(path, n, "%s/%s%s%s", jobs_dir, key, *file ? "/" : "", file);
@@ -123,6 +118,14 @@ static void *run_job(void *arg) {
     return NULL;
 }
 
+size_t list_jobs(char *at, size_t room) {
+    size_t n = 0;
+    pthread_mutex_lock(&jobs_lock);
+    for (struct job *j = jobs; j; j = j->next) n += add_line(at + n, room - n, "job %s", j->key);
+    pthread_mutex_unlock(&jobs_lock);
+    return n;
+}
+
 static struct job *find_job(const char *key) {
     for (struct job *j = jobs; j; j = j->next)
         if (!strcmp(j->key, key)) return j;
@@ -155,14 +158,7 @@ int send_status(int conn, struct request *r) {
     pthread_mutex_lock(&jobs_lock);
     int64_t until = now_ms() + (r->wait_ms > 30000 ? 30000 : r->wait_ms);
     struct job *j;
-    while ((j = find_job(r->key)) && now_ms() < until) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        int64_t left = until - now_ms();
-        t.tv_sec += left / 1000, t.tv_nsec += (left % 1000) * 1000000L;
-        if (t.tv_nsec >= 1000000000L) t.tv_sec++, t.tv_nsec -= 1000000000L;
-        pthread_cond_timedwait(&jobs_changed, &jobs_lock, &t);
-    }
+    while ((j = find_job(r->key)) && now_ms() < until) wait_cond(&jobs_changed, &jobs_lock, until - now_ms());
     int running = j != NULL;
     long long age = j ? (long long)(now_ms() - j->started_ms) : 0;
     pthread_mutex_unlock(&jobs_lock);
@@ -235,11 +231,7 @@ int stop_job(int conn, struct request *r) {
     if (j) j->stop_wanted = 1, kill_group(pid, SIGTERM);
     int64_t until = now_ms() + KILL_GRACE_MS;
     while (find_job(r->key)) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        t.tv_nsec += 100000000L;
-        if (t.tv_nsec >= 1000000000L) t.tv_sec++, t.tv_nsec -= 1000000000L;
-        pthread_cond_timedwait(&jobs_changed, &jobs_lock, &t);
+        wait_cond(&jobs_changed, &jobs_lock, 100);
         if (now_ms() >= until && find_job(r->key)) kill_group(pid, SIGKILL), until = now_ms() + KILL_GRACE_MS;
     }
     pthread_mutex_unlock(&jobs_lock);

@@ -33,6 +33,7 @@ int main(int argc, char **argv) {
     mallopt(M_ARENA_MAX, 1); /* an arena per thread would reserve more address space than a small office may have */
     init_threads();
     init_jobs();
+    init_lines();
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--door")) door_path = argv[i + 1];
         else if (!strcmp(argv[i], "--jobs")) jobs_dir = argv[i + 1];

@@ -10,11 +10,13 @@
  *             o op   k key   a argument*   e NAME=value*   d directory   u user   t "rows cols"   T timeout in ms   w wait in ms
  *   frame     u8 type, u32 length, bytes
  *   to us     0 stdin   e end of stdin   w "rows cols"   s "signal"
- *   from us   p started   1 stdout   2 stderr   x "code timed_out"   j job status   ! error ("kind: message")
+ *   from us   p started   1 stdout (empty: are you there?)   2 stderr   x "code timed_out"   j job status
+ *             d drained or refused, a line each   ! error ("kind: message")
  *
  * Operations: ping; run (attached: ends with the connection); job-start, job-status, job-stop, job-forget (a job belongs to
  * its key, not to a connection: its exit code stays in --jobs, its output until forgotten); dial (bytes to a port of the
- * office); ssh (bytes to an `sshd -i` of its own).
+ * office); ssh (bytes to an `sshd -i` of its own); drain (lets go of every connection until the door is there anew; refused
+ * while commands or jobs run, or when something else would keep the office's memory from being saved).
  *
  * It is one static binary mounted read-only from the host, so an office that deleted its root still has a door.
  */
@@ -43,6 +45,10 @@ enum {
     STOP_GRACE_MS = 1000,
     FORGOTTEN_DAYS = 14,
     FORWARD_PATIENCE_MS = 20000,
+    STALL_PROBE_MS = 1000,
+    DRAIN_MS = 5000,
+    DRAINED_REDIAL_MS = 5,  /* one waits for the office's first answer after a restore */
+    DRAINED_POLL_MS = 5000, /* but not for long: nobody may come */
 };
 
 /* What the command line said (main.c). */
@@ -57,6 +63,9 @@ int send_in_place(int fd, char type, char *buf, uint32_t n);
 int send_frame(int fd, char type, const void *data, uint32_t n);
 int send_text(int fd, char type, const char *format, ...);
 int dial_unix(const char *path);
+size_t add_line(char *at, size_t room, const char *format, ...);
+void init_cond(pthread_cond_t *c);
+void wait_cond(pthread_cond_t *c, pthread_mutex_t *lock, int64_t ms);
 void init_threads(void);
 int spawn_thread(void *(*f)(void *), void *arg);
 
@@ -102,6 +111,8 @@ int children_run(void);
 
 /* attached.c, jobs.c, streams.c: what a session can be. Those of jobs.c answer 0 when the connection may go on. */
 void run_attached(int conn, struct request *r);
+size_t list_attached(char *at, size_t room);
+size_t list_jobs(char *at, size_t room);
 void init_jobs(void);
 int start_job(int conn, struct request *r);
 int send_status(int conn, struct request *r);
@@ -112,6 +123,16 @@ void *prune_jobs(void *unused);
 void splice_both(int a, int b);
 void dial_port(int conn, struct request *r);
 void serve_ssh(int conn, struct request *r);
+
+/* lines.c, obstacles.c: connections to the server, and living without */
+void init_lines(void);
+int dial_server(const char *path);
+void pair_line(int fd, int other);
+void hang_up(int fd);
+int wait_while_drained(void);
+int drain(int conn);
+void wait_for_server(void);
+size_t list_obstacles(char *at, size_t room);
 
 /* sessions.c, forwards.c, sudo.c */
 int enter_session(void); /* whether one more fits; leave_session() in any case that it did */

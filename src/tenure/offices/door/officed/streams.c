@@ -51,7 +51,9 @@ void dial_port(int conn, struct request *r) {
         send_text(conn, '!', "dial: nothing listens on %s in the office (%s)", r->argv[0], strerror(errno));
     } else {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        pair_line(conn, fd);
         if (!send_text(conn, 'p', "0")) splice_both(conn, fd);
+        pair_line(conn, -1);
     }
     if (fd >= 0) close(fd);
 }
@@ -74,7 +76,9 @@ void serve_ssh(int conn, struct request *r) {
         close(pair[0]);
         return;
     }
+    pair_line(conn, pair[0]);
     if (!send_text(conn, 'p', "%d", c->pid)) splice_both(conn, pair[0]);
+    pair_line(conn, -1);
     close(pair[0]);
     end_child(c, SIGHUP);
     forget_child(c);
