@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_the_document_describes_every_route(api_document: dict[str, Any]) -> Non
 
 @pytest.fixture(scope="module")
 def api_document() -> dict[str, Any]:
-    services: Any = Services(Settings(), None, None, None, started_at=None)  # type: ignore[arg-type]
+    services: Any = Services(Settings(), None, None, None, started_at=None, gateway=None)  # type: ignore[arg-type]
     return create_app(services, TOKENS).openapi()
 
 
@@ -149,7 +150,9 @@ async def tcp(api: Api) -> Any:
     sock.setblocking(False)
     port = sock.getsockname()[1]
     settings = Settings(home=api.directory, port=port)
-    services = Services(settings, api.offices, api.runs, api.inbox, started_at=api.app.state.services.started_at)
+    services = Services(
+        settings, api.offices, api.runs, api.inbox, api.app.state.services.started_at, api.app.state.services.gateway
+    )
     listener = await listen(create_app(services, TOKENS), sock)
     yield port
     await listener.close(grace_s=0.5)

@@ -24,10 +24,12 @@ from tenure.server import gates
 from tenure.server.api.runs import PLAYBOOK_BYTES_MAX
 from tenure.server.app import create_app
 from tenure.server.checks import ARG_BYTES_MAX
-from tenure.server.services import Services
+from tenure.server.gateway.passes import Passes
+from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
+from tenure.testing.fake_ssh_keys import FakeSshKeys
 
 pytest_plugins = ("fixtures.server",)
 
@@ -281,8 +283,9 @@ class Target:
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
+        gateway = Gateway(FakeSshKeys(), Passes(TOKENS.owner))
         services = Services(
-            Settings(home=Path("/nonexistent")), FakeOffices(), FakeRuns(), FakeInbox(), datetime.now(UTC)
+            Settings(home=Path("/nonexistent")), FakeOffices(), FakeRuns(), FakeInbox(), datetime.now(UTC), gateway
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

@@ -123,6 +123,8 @@ class AgentRequest(Request):
     processes: int | None = Field(default=None, ge=32, le=1_000_000)
     egress: list[str] = Field(default_factory=list[str], max_length=200)
     """Presets ("pip", "npm", "apt") or domains ("example.org", "*.example.org"). Empty: nothing leaves the office."""
+    asleep: bool = False
+    """Its office is not woken; its first use does so."""
 
 
 class Limits(Answer):
@@ -256,14 +258,55 @@ class DiffEntry(Answer):
     size_bytes: int
 
 
+class RowDiff(Answer):
+    """A row that differs: its values as PostgreSQL writes them, long ones cut. Of a changed row the key and what differs."""
+
+    change: str
+    """ "added", "removed" or "changed"."""
+    before: dict[str, str | None] | None = None
+    after: dict[str, str | None] | None = None
+    times: int = 1
+    """Of a table without a primary key: so many more, or fewer, of equal rows."""
+
+
+class TableDiff(Answer):
+    """What became of a table. Counts are null where rows were not compared, and `problem` says why; `rows` are some of them.
+    `rows_changed` is 0 without a primary key to tell that two rows are the same one."""
+
+    in_schema: str
+    name: str
+    change: str
+    """ "created", "dropped" or "changed"."""
+    columns_added: list[str] = Field(default_factory=list[str])
+    columns_removed: list[str] = Field(default_factory=list[str])
+    columns_changed: list[str] = Field(default_factory=list[str])
+    """Of another type than before."""
+    rows_added: int | None = None
+    rows_removed: int | None = None
+    rows_changed: int | None = None
+    rows: list[RowDiff] = Field(default_factory=list[RowDiff])
+    problem: str | None = None
+
+
+class DatabaseDiff(Answer):
+    """`tables` are those in which something differs; `compared` counts all whose rows were compared. `problem` says why the
+    rest was not."""
+
+    tables: list[TableDiff] = Field(default_factory=list[TableDiff])
+    compared: int = 0
+    problem: str | None = None
+
+
 class Diff(Answer):
-    """What became of files and objects, by names and metadata. `entries` are cut when `truncated`; the counts are of all."""
+    """What became of files and objects, by names and metadata. `entries` are cut when `truncated`; the counts are of all.
+    `database` is null when tables were not asked for."""
 
     entries: list[DiffEntry] = Field(default_factory=list[DiffEntry])
     added: int = 0
     removed: int = 0
     changed: int = 0
     truncated: bool = False
+    database: DatabaseDiff | None = None
 
 
 class ForkRequest(Request):
@@ -531,3 +574,50 @@ class Message(Answer):
 
 class MessageList(Answer):
     messages: list[Message]
+
+
+# --- SSH keys and previews -----------------------------------------------------------------------------------------
+class SshKeyRequest(Request):
+    """`POST /v1/ssh-keys`: the line of a `.pub` file."""
+
+    public_key: str = Field(max_length=16 * 1024)
+    comment: str | None = Field(default=None, max_length=200)
+    """Instead of the one in `public_key`."""
+
+
+class SshKey(Answer):
+    id: str
+    fingerprint: str
+    algorithm: str
+    comment: str
+    principal: str
+    """Whom the key stands for: "owner"."""
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+
+class SshKeyList(Answer):
+    keys: list[SshKey]
+
+
+class SshGateway(Answer):
+    """Where the SSH gateway is, and by what a client knows it."""
+
+    enabled: bool
+    host: str
+    port: int
+    host_key: str
+    """As in known_hosts: "ssh-ed25519 AAAA…"."""
+
+
+class PreviewRequest(Request):
+    port: int = Field(ge=1, le=65535)
+    path: str = Field(default="/", max_length=2000, pattern="^/")
+
+
+class Preview(Answer):
+    """`url` lets a browser in once, until `expires_at`; then it has a cookie for `origin`."""
+
+    url: str
+    origin: str
+    expires_at: datetime

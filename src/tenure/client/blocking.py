@@ -40,6 +40,7 @@ class Tenure:
         self.agents = Agents(self.transport)
         self.runs = Runs(self.transport)
         self.inbox = Inbox(self.transport)
+        self.ssh_keys = SshKeys(self.transport)
 
     def __enter__(self) -> Tenure:
         return self
@@ -52,6 +53,10 @@ class Tenure:
 
     def health(self) -> wire.Health:
         return self.transport.send(calls.health())
+
+    def ssh_gateway(self) -> wire.SshGateway:
+        """Where the SSH gateway listens, and its host key."""
+        return self.transport.send(calls.ssh_gateway())
 
 
 class Agents:
@@ -67,10 +72,11 @@ class Agents:
         disk_gb: float | None = None,
         processes: int | None = None,
         egress: Sequence[str] = (),
+        asleep: bool = False,
     ) -> Agent:
-        """A new agent with its office, awake. What is None takes the server's default; `egress` are presets
+        """A new agent with its office, awake unless it is to be `asleep`. What is None takes the server's default; `egress` are presets
         ("pip", "npm", "apt") or domains. Raises `AlreadyExists`, `InvalidName`, `InvalidArgument`, `SetupError`."""
-        request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress)
+        request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress, asleep=asleep)
         return Agent(self._transport, name, self._transport.send(calls.create_agent(request)))
 
     def get(self, name: str) -> Agent:
@@ -142,6 +148,12 @@ class Agent(views.AgentView):
         """A new agent, awake, whose office is a copy of this one's: of a snapshot (id or name), or as it is now."""
         request = wire.ForkRequest(new=new, snapshot=snapshot)
         return Agent(self._transport, new, self._transport.send(calls.fork(self.name, request)))
+
+    def preview(self, port: int, path: str = "/") -> wire.Preview:
+        """A link to what the office serves on `port`: its `url` lets a browser in once, within two minutes."""
+        with views.refusing():
+            request = wire.PreviewRequest(port=port, path=path)
+        return self._transport.send(calls.preview(self.name, request))
 
     def delete(self) -> None:
         """Deletes the agent and everything it owns. Cannot be undone."""
@@ -260,9 +272,9 @@ class Snapshots:
         is at work."""
         return self._transport.send(calls.restore_snapshot(self._agent, snapshot))
 
-    def diff(self, snapshot: str, to: str | None = None) -> wire.Diff:
-        """What became of files and objects since, up to another snapshot or now."""
-        return self._transport.send(calls.diff_snapshot(self._agent, snapshot, to))
+    def diff(self, snapshot: str, to: str | None = None, *, tables: bool = True) -> wire.Diff:
+        """What became of files, objects and (with `tables`) rows since, up to another snapshot or now."""
+        return self._transport.send(calls.diff_snapshot(self._agent, snapshot, to, tables))
 
 
 class Runs:
@@ -362,3 +374,23 @@ class Inbox:
     def read(self, message_id: str) -> wire.Message:
         """The message, which counts as read from now on. Raises `NotFound`."""
         return self._transport.send(calls.read_message(message_id))
+
+
+class SshKeys:
+    """Public keys that the SSH gateway lets in."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def add(self, public_key: str, comment: str | None = None) -> wire.SshKey:
+        """`public_key` is the line of a `.pub` file. Raises `InvalidArgument`, `AlreadyExists`."""
+        with views.refusing():
+            request = wire.SshKeyRequest(public_key=public_key, comment=comment)
+        return self._transport.send(calls.add_ssh_key(request))
+
+    def list(self) -> list[wire.SshKey]:
+        return (self._transport.send(calls.list_ssh_keys())).keys
+
+    def remove(self, key: str) -> None:
+        """By id or fingerprint; connections that came in with it end. Raises `NotFound`."""
+        self._transport.send(calls.remove_ssh_key(key))

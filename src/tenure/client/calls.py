@@ -185,8 +185,8 @@ def restore_snapshot(agent: str, snapshot: str, request: wire.RestoreRequest | N
     return Call("POST", path, _model(wire.Restored), body=request, timeout_s=CREATE_S, repeatable=repeatable)
 
 
-def diff_snapshot(agent: str, snapshot: str, to: str | None) -> Call[wire.Diff]:
-    params: dict[str, str | int | float] = {}
+def diff_snapshot(agent: str, snapshot: str, to: str | None, tables: bool) -> Call[wire.Diff]:
+    params: dict[str, str | int | float] = {"tables": "true" if tables else "false"}
     if to is not None:
         _snapshot(agent, to)
         params["to"] = to
@@ -349,3 +349,24 @@ def leave_message(request: wire.MessageRequest) -> Call[wire.Message]:
 def read_message(message_id: str) -> Call[wire.Message]:
     path = f"/v1/inbox/{quote(message_id, safe='')}/read"
     return Call("POST", path, _model(wire.Message), repeatable=True)
+
+
+# --- SSH keys and previews -------------------------------------------------------------------------------------------
+def ssh_gateway() -> Call[wire.SshGateway]:
+    return Call("GET", "/v1/ssh-gateway", _model(wire.SshGateway), repeatable=True)
+
+
+def add_ssh_key(request: wire.SshKeyRequest) -> Call[wire.SshKey]:
+    return Call("POST", "/v1/ssh-keys", _model(wire.SshKey), body=request)
+
+
+def list_ssh_keys() -> Call[wire.SshKeyList]:
+    return Call("GET", "/v1/ssh-keys", _model(wire.SshKeyList), repeatable=True)
+
+
+def remove_ssh_key(key: str) -> Call[None]:
+    return Call("DELETE", f"/v1/ssh-keys/{quote(key, safe='')}", _nothing)
+
+
+def preview(agent: str, request: wire.PreviewRequest) -> Call[wire.Preview]:
+    return Call("POST", _agent(agent, "preview"), _model(wire.Preview), body=request)

@@ -31,6 +31,7 @@ class AsyncTenure:
         self.agents = AsyncAgents(self.transport)
         self.runs = AsyncRuns(self.transport)
         self.inbox = AsyncInbox(self.transport)
+        self.ssh_keys = AsyncSshKeys(self.transport)
 
     async def __aenter__(self) -> AsyncTenure:
         return self
@@ -43,6 +44,9 @@ class AsyncTenure:
 
     async def health(self) -> wire.Health:
         return await self.transport.send(calls.health())
+
+    async def ssh_gateway(self) -> wire.SshGateway:
+        return await self.transport.send(calls.ssh_gateway())
 
 
 class AsyncAgents:
@@ -58,8 +62,9 @@ class AsyncAgents:
         disk_gb: float | None = None,
         processes: int | None = None,
         egress: Sequence[str] = (),
+        asleep: bool = False,
     ) -> AsyncAgent:
-        request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress)
+        request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress, asleep=asleep)
         return AsyncAgent(self._transport, name, await self._transport.send(calls.create_agent(request)))
 
     async def get(self, name: str) -> AsyncAgent:
@@ -121,6 +126,11 @@ class AsyncAgent(views.AgentView):
     async def fork(self, new: str, *, snapshot: str | None = None) -> AsyncAgent:
         request = wire.ForkRequest(new=new, snapshot=snapshot)
         return AsyncAgent(self._transport, new, await self._transport.send(calls.fork(self.name, request)))
+
+    async def preview(self, port: int, path: str = "/") -> wire.Preview:
+        with views.refusing():
+            request = wire.PreviewRequest(port=port, path=path)
+        return await self._transport.send(calls.preview(self.name, request))
 
     async def delete(self) -> None:
         await self._transport.send(calls.delete_agent(self.name))
@@ -237,8 +247,8 @@ class AsyncSnapshots:
     async def restore(self, snapshot: str) -> wire.Restored:
         return await self._transport.send(calls.restore_snapshot(self._agent, snapshot))
 
-    async def diff(self, snapshot: str, to: str | None = None) -> wire.Diff:
-        return await self._transport.send(calls.diff_snapshot(self._agent, snapshot, to))
+    async def diff(self, snapshot: str, to: str | None = None, *, tables: bool = True) -> wire.Diff:
+        return await self._transport.send(calls.diff_snapshot(self._agent, snapshot, to, tables))
 
 
 class AsyncRuns:
@@ -330,3 +340,19 @@ class AsyncInbox:
 
     async def read(self, message_id: str) -> wire.Message:
         return await self._transport.send(calls.read_message(message_id))
+
+
+class AsyncSshKeys:
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def add(self, public_key: str, comment: str | None = None) -> wire.SshKey:
+        with views.refusing():
+            request = wire.SshKeyRequest(public_key=public_key, comment=comment)
+        return await self._transport.send(calls.add_ssh_key(request))
+
+    async def list(self) -> list[wire.SshKey]:
+        return (await self._transport.send(calls.list_ssh_keys())).keys
+
+    async def remove(self, key: str) -> None:
+        await self._transport.send(calls.remove_ssh_key(key))

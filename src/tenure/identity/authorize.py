@@ -30,10 +30,16 @@ class Principal:
         return f"{self.kind}:{self.name}" if self.name else str(self.kind)
 
 
+def principal_from(text: str) -> Principal:
+    """The inverse of `str(principal)`. Raises `ValueError`."""
+    kind, _, name = text.partition(":")
+    return Principal(PrincipalKind(kind), name)
+
+
 @dataclass(frozen=True)
 class Resource:
     """What is asked for: `kind` is a noun ("agent", "command", "file", "run", "database", "object", "egress", "message",
-    "server"), `owner` the agent that it belongs to (empty: the installation), `name` the thing itself."""
+    "ssh-key", "server"), `owner` the agent that it belongs to (empty: the installation), `name` the thing itself."""
 
     kind: str
     owner: str = ""

@@ -16,11 +16,13 @@ from tenure.data.objects import ObjectStore
 from tenure.errors import AlreadyExists, InvalidArgument, NotFound, SetupError, TenureError, TooLarge
 from tenure.names import check_name
 from tenure.offices.clones import Clones
+from tenure.offices.care import Care
 from tenure.offices.door.door import RunResult
 from tenure.offices.door.session import Session, Stream
-from tenure.offices.history import History, OfficeEvent
+from tenure.offices.history import OfficeEvent
 from tenure.offices.models import Limits, OfficeRecord, OfficeView, SnapshotKind
 from tenure.offices.office import Office, OfficeParts
+from tenure.offices.rebuilding import Rebuilt
 from tenure.offices.rest import Lease, Tier
 from tenure.offices.snapshots import Snapshots
 from tenure.offices.store import OfficeStore
@@ -64,35 +66,38 @@ class Offices:
         parts: OfficeParts,
         image: _Image,
         make_snapshots: Callable[[Callable[[str], Awaitable[Office]]], Snapshots],
-        history: History,
+        make_care: Callable[[Snapshots, Callable[[str], Awaitable[Office]]], Care],
         *,
         check_egress: Callable[[Sequence[str]], Sequence[str]] = tuple,
     ) -> None:
-        """`make_snapshots` gets what finds an office by its agent's name. `check_egress` returns what to keep of the egress
+        """`make_snapshots` and `make_care` get what finds an office by its agent's name. `check_egress` returns what to keep of the egress
         entries that a caller gave; it raises `InvalidArgument`."""
         self._store, self._parts, self._image = store, parts, image
         self._check_egress = check_egress
-        self._history = history
         self._image_bytes: int | None = None  # measured once: an image does not change
         self._held: dict[str, Office] = {}
         self.snapshots = make_snapshots(self._office)
+        self._care = make_care(self.snapshots, self._office)
 
     # --- the installation ----------------------------------------------------------------------------------------------
     async def adopt_all(self) -> None:
         """For a server that starts: finishes what a dead one left half done and takes over the sandboxes that run."""
+        await self._care.healer.load()
         for record in await self._store.all(with_deleting=True):
             office = self._hold(record)
             try:
+                await self._care.trials.tidy(record)
                 if record.stage == "creating":
                     await self._create_again(office)
                 elif record.stage == "deleting":
                     await self._demolish(office)
                 else:
                     await office.adopt()
-                    await self.snapshots.tidy(record.name)
+                    await self.snapshots.tidy(record)
             except TenureError as error:
                 logger.warning("adopting %s: %s", record.name, error)
                 office.log.write("office", f"not adopted: {error.message}")
+        await self._care.rebuilder.resume()
         self._parts.spares.replenish(self._image.path)
 
     async def _create_again(self, office: Office) -> None:
@@ -110,16 +115,19 @@ class Offices:
 
     async def close(self) -> None:
         """For `tenure down`: every office is put to sleep."""
+        await self._care.close()
         await self._parts.spares.close()
         await asyncio.gather(*(office.rest(Tier.STOPPED) for office in self._held.values()), return_exceptions=True)
 
     async def let_go(self) -> None:
         """For a server that is replaced: the offices go on."""
+        await self._care.close()
+        await self.snapshots.close()
         await asyncio.gather(*(office.let_go() for office in self._held.values()), return_exceptions=True)
 
     def _hold(self, record: OfficeRecord) -> Office:
         if record.name not in self._held or self._held[record.name].record.number != record.number:
-            self._held[record.name] = Office(record, self._parts)
+            self._held[record.name] = Office(record, self._parts, self._care.healer)
         return self._held[record.name]
 
     async def _office(self, name: str) -> Office:
@@ -133,8 +141,10 @@ class Offices:
         return path
 
     # --- life ------------------------------------------------------------------------------------------------------------
-    async def create(self, name: str, limits: _Wanted, egress: Sequence[str]) -> OfficeView:
-        """A new office, awake. Raises `InvalidName`, `AlreadyExists`, `DiskFull`, `SandboxError`."""
+    async def create(
+        self, name: str, limits: _Wanted, egress: Sequence[str], *, asleep: bool = False
+    ) -> OfficeView:
+        """A new office, awake unless it is to be asleep. Raises `InvalidName`, `AlreadyExists`, `DiskFull`, `SandboxError`."""
         check_name(name)
         given = {
             key: value
@@ -150,7 +160,7 @@ class Offices:
             await office.make_volume(self._image_path(record))
             office.log.write("office", f"created from {record.image}")
             # Both at once: the limit waits for the disk, the boot for a processor.
-            await asyncio.gather(office.limit_disk(), office.ready())
+            await asyncio.gather(office.limit_disk(), *(() if asleep else (office.try_ready(),)))
         except BaseException:
             await asyncio.shield(self._demolish(office))
             raise
@@ -192,7 +202,7 @@ class Offices:
                 raise
         try:
             office.log.write("office", f"forked of {name}, snapshot {found.id}")
-            await office.ready()
+            await office.try_ready()
         except BaseException:
             await asyncio.shield(self._demolish(office))
             raise
@@ -245,13 +255,16 @@ class Offices:
         await self._demolish(office)
 
     async def _demolish(self, office: Office) -> None:
-        await self.snapshots.remove_all(office.record.name)
+        await self.snapshots.remove_all(office.record)
         await office.demolish()
         await self._store.remove(office.record.name)
+        self._care.healer.forget(office.record.name)
         self._held.pop(office.record.name, None)
 
     async def wake(self, name: str) -> OfficeView:
+        """For whoever asks for it by name: what was given up is tried again."""
         office = await self._office(name)
+        await self._care.healer.forgive(name, "somebody asked for it to wake")
         await office.ready()
         return await office.view(with_usage=False)
 
@@ -297,6 +310,7 @@ class Offices:
 
     async def restart(self, name: str) -> OfficeView:
         office = await self._office(name)
+        await self._care.healer.forgive(name, "somebody asked for a restart")
         await office.restart()
         return await office.view(with_usage=False)
 
@@ -306,7 +320,12 @@ class Offices:
     async def history(self, name: str, limit: int = 100) -> list[OfficeEvent]:
         """What was decided about the office, the newest first."""
         await self._office(name)
-        return await self._history.of(name, limit)
+        return await self._care.history.of(name, limit)
+
+    async def rebuild(self, name: str) -> Rebuilt:
+        """A new root from the image with the agent's work. See `Rebuilder.rebuild`."""
+        await self._care.healer.forgive(name, "a rebuild was asked for")
+        return await self._care.rebuilder.rebuild(name, "it was asked for")
 
     # --- commands -----------------------------------------------------------------------------------------------------------
     async def run(

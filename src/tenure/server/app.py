@@ -13,12 +13,25 @@ from starlette.responses import Response
 
 from tenure import __version__
 from tenure.identity.tokens import Tokens
-from tenure.server.api import agents, commands, files, health, inbox, objects, runs, snapshots, sql, ssh
+from tenure.server.api import (
+    agents,
+    commands,
+    files,
+    health,
+    inbox,
+    objects,
+    previews,
+    runs,
+    snapshots,
+    sql,
+    ssh,
+    ssh_keys,
+)
 from tenure.server.failures import Failures
 from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
 from tenure.server.services import Services
 
-ROUTERS = (health, agents, snapshots, commands, files, sql, objects, runs, inbox, ssh)
+ROUTERS = (health, agents, snapshots, commands, files, sql, objects, runs, inbox, ssh, ssh_keys, previews)
 PASSED_ON: tuple[type[Exception], ...] = (
     HTTPException,
     RequestValidationError,

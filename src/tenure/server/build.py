@@ -19,6 +19,7 @@ from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
+from tenure.offices.care import Care
 from tenure.offices.history import History
 from tenure.offices.life import Offices
 from tenure.offices.log import office_log
@@ -36,9 +37,14 @@ from tenure.secrets.egress.proxy import Decision, EgressProxy
 from tenure.secrets.egress.rules import Preset, check_entries
 from tenure.server.app import create_app
 from tenure.server.chores import Chore, doing
+from tenure.server.gateway.host_key import ensure_host_key, public_text
+from tenure.server.gateway.keys import SshKeyStore
+from tenure.server.gateway.passes import Passes
+from tenure.server.gateway.preview import with_previews
+from tenure.server.gateway.ssh import SshGateway
 from tenure.server.listeners import serve_office_api
 from tenure.server.main import Built, Ground
-from tenure.server.services import Services
+from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.setup import current_image, ensure_pool_mounted
 from tenure.use import Use
@@ -46,6 +52,7 @@ from tenure.work.claims import release_claims, worker_id
 from tenure.work.runs import Runs
 
 LIMITS_EVERY_S = 2.0
+REST_EVERY_S = 1.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -68,21 +75,29 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         )
         runs = Runs(database)
         history = History(database, partial(office_log, settings))
+        inbox = Inbox(database)
+
+        async def leave(agent: str, key: str, subject: str, body: str) -> None:
+            await inbox.create(agent=agent, key=key, subject=subject, body=body)
+
         clients = await asyncio.to_thread(read_host_clients)
         offices = Offices(
             OfficeStore(database),
             parts,
             current_image(settings),
             lambda find_office: Snapshots(SnapshotStore(database), parts, runs.open_of, find_office),
-            history,
+            lambda snapshots, find_office: Care.of(parts, history, runs.open_of, leave, snapshots, find_office),
             check_egress=lambda entries: check_entries(entries, clients.presets),
         )
+        keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
+        ssh = SshGateway(offices, keys, host_key)
         services = Services(
             settings=settings,
             offices=offices,
             runs=runs,
-            inbox=Inbox(database),
+            inbox=inbox,
             started_at=datetime.now(UTC),
+            gateway=Gateway(keys, Passes(ground.tokens.owner), public_text(host_key), ssh.hang_up),
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -93,10 +108,19 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             "egress": lambda record, path, use: _serve_egress(settings, record, clients.presets, path, use),
         }
         await offices.adopt_all()
-        chores = [Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir))]
+        chores = [
+            Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
+            Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
+        ]
         try:
             async with doing(chores):
-                yield Built(app, worker_id, lambda name: release_claims(database, name))
+                yield Built(
+                    app,
+                    worker_id,
+                    lambda name: release_claims(database, name),
+                    web=with_previews(app, services, ground.tokens),
+                    ssh=ssh,
+                )
         finally:
             await offices.close()
 

@@ -209,18 +209,27 @@ def bind_unix(path: Path, mode: int) -> socket.socket:
 
 
 def bind_loopback(port: int) -> socket.socket:
-    """A socket bound to 127.0.0.1:`port`. Raises `SetupError` when the port is taken."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    """A socket that listens on 127.0.0.1:`port`. Raises `SetupError` when the port is taken."""
+    return bind_tcp("127.0.0.1", port, "TENURE_PORT")
+
+
+def bind_tcp(host: str, port: int, variable: str) -> socket.socket:
+    """A socket that listens on `host`:`port`. Raises `SetupError`, which names the environment's `variable` for the port, when
+    the port is taken or the address is not this machine's."""
+    sock = None
     try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))
+        sock.bind(address)
         sock.listen(BACKLOG)  # with SO_REUSEADDR only this says that somebody else listens
-    except OSError as error:
-        sock.close()
+    except (OSError, OverflowError) as error:
+        if sock is not None:
+            sock.close()
         raise SetupError(
-            f"Cannot listen on 127.0.0.1:{port}: {error.strerror}.",
+            f"Cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}.",
             hint=f"Another program, or a Tenure of another home, uses it (`ss -ltnp 'sport = :{port}'` says which). "
-            "End it, or choose another port with TENURE_PORT.",
+            f"End it, or choose another port with {variable}.",
         ) from error
     sock.setblocking(False)
     return sock

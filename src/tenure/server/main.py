@@ -116,7 +116,9 @@ async def serve(
         built = await stack.enter_async_context(build(ground))
         if stop_at_once:
             return
-        for sock, app, path in zip(sockets, (built.app, built.web or built.app), (settings.api_socket, None), strict=True):
+        for sock, app, path in zip(
+            sockets, (built.app, built.web or built.app), (settings.api_socket, None), strict=True
+        ):
             listener = await listen(app, sock, socket_path=path)
             stack.push_async_callback(_stopped, "listener", listener.close)
         if built.ssh is not None and ssh_socket is not None:

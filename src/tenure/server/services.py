@@ -172,8 +172,8 @@ class Snapshots(Protocol):
         """Raises `Conflict` while a run of the agent is at work, other than `by_run`."""
         ...
 
-    async def diff(self, agent: str, wanted: str, to: str | None = None) -> Any:
-        """To another snapshot, or to now."""
+    async def diff(self, agent: str, wanted: str, to: str | None = None, *, tables: bool = True) -> Any:
+        """To another snapshot, or to now. Raises `Conflict` while another comparison of the agent goes on."""
         ...
 
 
@@ -186,8 +186,8 @@ class Offices(Protocol):
         `DiskFull`, `SandboxError`."""
         ...
 
-    async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str]) -> Office:
-        """A new office, awake. Raises `InvalidName`, `InvalidArgument` (unknown preset, malformed domain),
+    async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str], *, asleep: bool = False) -> Office:
+        """A new office, awake unless it is to be asleep. Raises `InvalidName`, `InvalidArgument` (unknown preset, malformed domain),
         `AlreadyExists`, `DiskFull`, `SandboxError`."""
         ...
 

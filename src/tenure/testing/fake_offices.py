@@ -208,12 +208,17 @@ class FakeSnapshots:
         before = await self.take(agent, kind=SnapshotKind.BEFORE_RESTORE, key=key)
         return {"agent": self._find(agent), "snapshot": snapshot, "before": before}
 
-    async def diff(self, agent: str, wanted: str, to: str | None = None) -> wire.Diff:
+    async def diff(self, agent: str, wanted: str, to: str | None = None, *, tables: bool = True) -> wire.Diff:
         for one in (wanted, to):
             if one is not None:
                 self._get(agent, one)
         entry = wire.DiffEntry(kind="file", path="/home/agent/a", change="added", size_bytes=1)
-        return wire.Diff(entries=[entry], added=1)
+        rows = [wire.RowDiff(change="changed", before={"id": "1", "a": None}, after={"id": "1", "a": "\x1b[31m"})]
+        table = wire.TableDiff(
+            in_schema="public", name="t\x1b", change="changed", rows_added=0, rows_removed=0, rows_changed=1, rows=rows
+        )
+        database = wire.DatabaseDiff(tables=[table], compared=2, problem="There is a bound.")
+        return wire.Diff(entries=[entry], added=1, database=database if tables else None)
 
 
 class FakeOffices:
@@ -239,7 +244,9 @@ class FakeOffices:
         office.state = wire.AgentState.AWAKE
         return office
 
-    async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str]) -> FakeOffice:
+    async def create(
+        self, name: str, limits: LimitsWanted, egress: Sequence[str], *, asleep: bool = False
+    ) -> FakeOffice:
         check_name(name)
         if name in self._offices:
             raise AlreadyExists(f"There is an agent {name!r} already.")
@@ -252,7 +259,8 @@ class FakeOffices:
             disk_gb=limits.disk_gb or 10.0,
             processes=limits.processes or 512,
         )
-        self._offices[name] = FakeOffice(name, wanted, tuple(egress))
+        state = wire.AgentState.STOPPED if asleep else wire.AgentState.AWAKE
+        self._offices[name] = FakeOffice(name, wanted, tuple(egress), state)
         return self._offices[name]
 
     async def fork(self, name: str, new: str, snapshot: str | None = None) -> FakeOffice:
