@@ -150,9 +150,7 @@ async def tcp(api: Api) -> Any:
     sock.setblocking(False)
     port = sock.getsockname()[1]
     settings = Settings(home=api.directory, port=port)
-    services = Services(
-        settings, api.offices, api.runs, api.inbox, api.app.state.services.started_at, api.app.state.services.gateway
-    )
+    services = replace(api.app.state.services, settings=settings)
     listener = await listen(create_app(services, TOKENS), sock)
     yield port
     await listener.close(grace_s=0.5)
@@ -240,6 +238,7 @@ async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) ->
         ("GET", "/v1/agents/other/file?path=/etc/passwd", None),
         ("GET", "/v1/agents/other/logs", None),
         ("GET", "/v1/agents/analyst/history", None),
+        ("POST", "/v1/agents/analyst/rebuild", None),
     ],
 )
 async def test_an_office_may_not_touch_others_nor_its_own_limits(

@@ -22,6 +22,7 @@
     ├── LeaseLost                this worker no longer holds the run: stop at once
     ├── SandboxError
     │   ├── SandboxDead
+    │   ├── OfficeBroken         what could be tried was tried: a person is needed
     │   └── ImageUnusable        a memory image that does not fit or is damaged: boot from the volume instead
     ├── VolumeError
     ├── ArchiveError             an export is damaged, incomplete, of a wrong key, or does not fit this machine
@@ -163,6 +164,11 @@ class SandboxError(TenureError):
 class SandboxDead(SandboxError):
     code = "sandbox_dead"
     default_hint = "The next command starts it again from its volume; `tenure logs AGENT` says how it ended."
+
+
+class OfficeBroken(SandboxError):
+    code, retryable = "office_broken", False
+    default_hint = "`tenure agent history AGENT` says what was tried; `tenure wake AGENT` tries again."
 
 
 class ImageUnusable(SandboxError):

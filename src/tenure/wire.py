@@ -249,6 +249,23 @@ class Restored(Answer):
     before: Snapshot
 
 
+class SetUp(Answer):
+    """What was installed beyond the image and is installed again now."""
+
+    packages: list[str] = Field(default_factory=list[str])
+    pip: list[str] = Field(default_factory=list[str])
+    script: bool = False
+    """Whether `~/.config/tenure/setup.sh` runs."""
+
+
+class Rebuilt(Answer):
+    """`POST …/rebuild`: restoring `before` undoes it. How `set_up` ended the history says."""
+
+    agent: Agent
+    before: Snapshot
+    set_up: SetUp
+
+
 class DiffEntry(Answer):
     kind: str
     """ "file" (also a directory or a link) or "object"."""

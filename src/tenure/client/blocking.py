@@ -74,8 +74,8 @@ class Agents:
         egress: Sequence[str] = (),
         asleep: bool = False,
     ) -> Agent:
-        """A new agent with its office, awake unless it is to be `asleep`. What is None takes the server's default; `egress` are presets
-        ("pip", "npm", "apt") or domains. Raises `AlreadyExists`, `InvalidName`, `InvalidArgument`, `SetupError`."""
+        """A new agent with its office, awake unless it is to be `asleep`. What is None takes the server's default; `egress`
+        are presets ("pip", "npm", "apt") or domains. Raises `AlreadyExists`, `InvalidName`, `InvalidArgument`, `SetupError`."""
         request = views.agent_request(name, cpus, memory_mb, disk_gb, processes, egress, asleep=asleep)
         return Agent(self._transport, name, self._transport.send(calls.create_agent(request)))
 
@@ -139,6 +139,12 @@ class Agent(views.AgentView):
 
     def restart(self) -> Agent:
         return self._told(calls.restart(self.name))
+
+    def rebuild(self) -> wire.Rebuilt:
+        """A new root from the image, with home directories, database and objects; what was installed is installed again in the
+        background. What was there is the snapshot `before`. Raises `SandboxError` when it would not boot: then all is as it
+        was."""
+        return self._transport.send(calls.rebuild(self.name))
 
     def history(self, limit: int = 100) -> list[wire.OfficeEvent]:
         """What was decided about the office and why: failed boots, repairs, restarts. The newest first."""

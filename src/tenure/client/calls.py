@@ -138,8 +138,8 @@ def restart(name: str) -> Call[wire.Agent]:
     return Call("POST", _agent(name, "restart"), _model(wire.Agent), timeout_s=OFFICE_S)
 
 
-def rebuild(name: str) -> Call[wire.Agent]:
-    return Call("POST", _agent(name, "rebuild"), _model(wire.Agent), timeout_s=CREATE_S)
+def rebuild(name: str) -> Call[wire.Rebuilt]:
+    return Call("POST", _agent(name, "rebuild"), _model(wire.Rebuilt), timeout_s=CREATE_S)
 
 
 def probe(name: str) -> Call[wire.Probe]:

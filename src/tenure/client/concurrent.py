@@ -120,6 +120,9 @@ class AsyncAgent(views.AgentView):
     async def restart(self) -> AsyncAgent:
         return await self._told(calls.restart(self.name))
 
+    async def rebuild(self) -> wire.Rebuilt:
+        return await self._transport.send(calls.rebuild(self.name))
+
     async def history(self, limit: int = 100) -> list[wire.OfficeEvent]:
         return (await self._transport.send(calls.history(self.name, limit))).events
 

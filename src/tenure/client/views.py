@@ -67,6 +67,8 @@ def agent_request(
     disk_gb: float | None,
     processes: int | None,
     egress: Sequence[str],
+    *,
+    asleep: bool = False,
 ) -> wire.AgentRequest:
     with refusing():
         return wire.AgentRequest(
@@ -76,6 +78,7 @@ def agent_request(
             disk_gb=disk_gb,
             processes=processes,
             egress=list(egress),
+            asleep=asleep,
         )
 
 

@@ -18,7 +18,15 @@ from tenure.data.office_server import OfficeServer
 from tenure.data.pump import Pump
 from tenure.data.statements import transaction_control
 from tenure.data.values import JsonValues
-from tenure.errors import CommandTimeout, Conflict, ConnectionLost, DatabaseError, DiskFull, InvalidArgument
+from tenure.errors import (
+    CommandTimeout,
+    Conflict,
+    ConnectionLost,
+    DatabaseError,
+    DiskFull,
+    InvalidArgument,
+    TenureError,
+)
 from tenure.postgres.client import QUERY_CANCELED, Connection, Result
 from tenure.postgres.cluster import ClusterState
 from tenure.postgres.files import log_since, log_size, says_disk_full, trim_log
@@ -47,7 +55,8 @@ OFFICE_ENVIRONMENT = {
 
 
 class OfficeDatabase:
-    """The database of one agent. One per office and server process. See `OfficeServer` for `grant_room`."""
+    """The database of one agent. One per office and server process. See `OfficeServer` for `grant_room`, `before_start` and
+    `on_failure`."""
 
     def __init__(
         self,
@@ -58,9 +67,11 @@ class OfficeDatabase:
         *,
         grant_room: Callable[[int], Awaitable[None]] | None = None,
         use: Use | None = None,
+        before_start: Callable[[], Awaitable[None]] | None = None,
+        on_failure: Callable[[TenureError], None] | None = None,
     ) -> None:
         self.agent = agent
-        self._server = OfficeServer(settings, agent, volume, uid, grant_room)
+        self._server = OfficeServer(settings, agent, volume, uid, grant_room, before_start, on_failure)
         self._opened = 0
         self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count, use=use)
 

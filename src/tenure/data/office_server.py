@@ -54,7 +54,8 @@ SESSION_PARAMETERS = {
 
 class OfficeServer:
     """`grant_room(bytes)` lets the volume hold that much more than its limit, 0 no more than it. A server that ran into the
-    limit needs it to come up again: to replay its log it has to write."""
+    limit needs it to come up again: to replay its log it has to write. `before_start` may forbid a start by raising; `on_failure`
+    is told of a server that does not start though its disk is not full."""
 
     def __init__(
         self,
@@ -63,7 +64,10 @@ class OfficeServer:
         volume: Path,
         uid: int,
         grant_room: Callable[[int], Awaitable[None]] | None = None,
+        before_start: Callable[[], Awaitable[None]] | None = None,
+        on_failure: Callable[[TenureError], None] | None = None,
     ) -> None:
+        self._before_start, self._on_failure = before_start, on_failure
         self._settings = settings
         self._volume = volume
         self._uid = uid
@@ -126,13 +130,25 @@ class OfficeServer:
 
     async def _start(self) -> None:
         async with self._lock:
+            if self._before_start is not None:
+                await self._before_start()
             try:
-                await asyncio.to_thread(self._prepare)
-                await self.cluster.start()
-            except DiskFull:
-                if self._grant_room is None:
-                    raise
-                await self._recover()
+                await self._start_or_recover()
+            except InternalError as error:
+                if self._on_failure is not None:
+                    self._on_failure(error)
+                raise
+
+    async def _start_or_recover(self) -> None:
+        try:
+            await asyncio.to_thread(self._prepare)
+            await self.cluster.start()
+        except DiskFull:
+            if self._grant_room is None:
+                raise
+            await self._recover()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InternalError(f"The office's database cannot start: {error.filename} is missing.") from error
 
     async def _recover(self) -> None:
         """Starts a server whose volume is full, for as long as it takes to replay its log and give back what the log took;

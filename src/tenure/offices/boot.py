@@ -18,7 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from tenure.errors import DoorError, InternalError, NotFound, SandboxError, Tenu
 from tenure.faultpoints import reach
 from tenure.offices import furnish, mending
 from tenure.offices.door.door import Door
+from tenure.offices.history import What
 from tenure.offices.log import OfficeLog
 from tenure.offices.models import OfficeRecord
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
@@ -86,6 +87,15 @@ class Failure:
         )
 
 
+@dataclass(frozen=True)
+class Note:
+    """Something that a boot did beside booting, for the history."""
+
+    what: What
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
 class Bootable(Protocol):
     """What a boot needs of an office."""
 
@@ -112,6 +122,7 @@ class Boot:
     sandboxes: SandboxDriver
     volumes: VolumeDriver
     mount_pool: Callable[[], None]
+    notes: list[Note] = field(default_factory=list[Note])
 
     async def run(self, found: SandboxState, image: StartFromImage | None = None) -> None:
         """Returns with the door open. `found` is what there is of the sandbox now, which is cleaned up. With an `image` that is
@@ -182,8 +193,7 @@ class Boot:
     async def _check(self) -> None:
         office = self.office
         mended, damage = await asyncio.to_thread(mending.lend, self.settings, office.record, office.volume)
-        for what in mended:
-            office.log.write("office", f"mended: {what}")
+        self.notes.extend(Note(What.MENDED, what) for what in mended)
         if damage:
             raise VolumeError(
                 f"The volume of {office.record.name} is damaged: {damage[0]}.", details={"evidence": {"damage": damage}}
@@ -215,7 +225,8 @@ class Boot:
             await self._stage(Stage.DOOR, lambda: office.door.wait_open(DEADLINES_S[Stage.DOOR]))
             await self._stage(Stage.PROBE, office.door.ping)  # it may be full of processes: no place for one more
         except TenureError as error:
-            office.log.write("office", f"its memory does not come back, so it boots afresh: {error.message}")
+            told = f"its memory does not come back, so it boots afresh: {error.message}"
+            self.notes.append(Note(What.COLD, told, Failure.of(error).evidence))
             await self._end()
             return False
         return True

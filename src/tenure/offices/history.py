@@ -44,6 +44,7 @@ class What(StrEnum):
     GAVE_UP = "gave-up"
     CLEARED = "cleared"
     """Somebody acted, or the cause changed: automatic repair may begin anew."""
+    COLD = "booted-afresh"
     DIED = "died"
     RECONNECTED = "reconnected"
     KILLED = "killed-process"

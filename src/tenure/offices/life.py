@@ -15,8 +15,8 @@ from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
 from tenure.errors import AlreadyExists, InvalidArgument, NotFound, SetupError, TenureError, TooLarge
 from tenure.names import check_name
-from tenure.offices.clones import Clones
 from tenure.offices.care import Care
+from tenure.offices.clones import Clones
 from tenure.offices.door.door import RunResult
 from tenure.offices.door.session import Session, Stream
 from tenure.offices.history import OfficeEvent
@@ -70,8 +70,8 @@ class Offices:
         *,
         check_egress: Callable[[Sequence[str]], Sequence[str]] = tuple,
     ) -> None:
-        """`make_snapshots` and `make_care` get what finds an office by its agent's name. `check_egress` returns what to keep of the egress
-        entries that a caller gave; it raises `InvalidArgument`."""
+        """`make_snapshots` and `make_care` get what finds an office by its agent's name. `check_egress` returns what to keep of
+        the egress entries that a caller gave; it raises `InvalidArgument`."""
         self._store, self._parts, self._image = store, parts, image
         self._check_egress = check_egress
         self._image_bytes: int | None = None  # measured once: an image does not change
@@ -141,9 +141,7 @@ class Offices:
         return path
 
     # --- life ------------------------------------------------------------------------------------------------------------
-    async def create(
-        self, name: str, limits: _Wanted, egress: Sequence[str], *, asleep: bool = False
-    ) -> OfficeView:
+    async def create(self, name: str, limits: _Wanted, egress: Sequence[str], *, asleep: bool = False) -> OfficeView:
         """A new office, awake unless it is to be asleep. Raises `InvalidName`, `AlreadyExists`, `DiskFull`, `SandboxError`."""
         check_name(name)
         given = {

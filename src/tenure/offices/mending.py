@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tenure.errors import VolumeError
-from tenure.offices.clones import OFFICE_FILE, OFFICE_FILE_BYTES_MAX, write_office_file
+from tenure.offices.clones import OFFICE_FILE, OFFICE_FILE_BYTES_MAX, renew_generation, write_office_file
 from tenure.offices.models import OfficeRecord
 from tenure.offices.rootfs import facts_of, lend_file, make_directory, read_file
 from tenure.postgres.process import find_postmaster
@@ -86,6 +86,8 @@ def lend(settings: Settings, record: OfficeRecord, volume: Path) -> tuple[list[s
                 lent.append(f"{path} was missing")
     except VolumeError as error:  # a full disk, or a root made to be hard to mend: the probe tells whether it matters
         lent.append(f"not all: {error.message}")
+    if lent:
+        renew_generation(volume)  # a memory image knows the root as it was
     return lent, []
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Protocol
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
 from tenure.errors import Conflict, DoorClosed, NotFound, SandboxError, TenureError
-from tenure.offices.boot import Boot, StartFromImage
+from tenure.offices.boot import Boot, Note, StartFromImage
 from tenure.offices.clones import Clones, write_office_file
-from tenure.offices.door.door import Door
+from tenure.offices.door.door import Door, Drained
 from tenure.offices.log import office_log
 from tenure.offices.memory import MemoryImage
 from tenure.offices.models import OfficeRecord, OfficeView, Usage
@@ -51,6 +51,21 @@ class Listener(Protocol):
     async def close(self) -> None: ...
 
 
+class Health(Protocol):
+    """What is done about an office that does not boot; `tenure.offices.healer.Healer`."""
+
+    async def permit(self, office: Office) -> None:
+        """Raises `OfficeBroken` while a person is needed."""
+
+    async def permit_database(self, office: Office) -> None: ...
+    async def heal(self, office: Office, error: TenureError) -> None:
+        """Returns when the office is awake after all; else raises."""
+
+    def database_failed(self, office: Office, error: TenureError) -> None: ...
+    async def noted(self, name: str, notes: Sequence[Note]) -> None: ...
+    def is_given_up(self, name: str) -> bool: ...
+
+
 ListenerFactory = Callable[[OfficeRecord, Path, Use], Awaitable[Listener]]
 
 
@@ -73,7 +88,7 @@ class OfficeParts:
 class Office:
     """`ready` is the way in: it returns the open door of an office that is awake, waking it when it is not."""
 
-    def __init__(self, record: OfficeRecord, parts: OfficeParts) -> None:
+    def __init__(self, record: OfficeRecord, parts: OfficeParts, health: Health) -> None:
         settings = parts.settings
         self.record = record
         self.volume = settings.volumes_dir / record.name
@@ -81,11 +96,18 @@ class Office:
         self.use = Use()
         self.door = Door(record.name, self.doorway, self.use)
         self.database = OfficeDatabase(
-            settings, record.name, self.volume, record.uid, grant_room=self._grant_room, use=self.use
+            settings,
+            record.name,
+            self.volume,
+            record.uid,
+            grant_room=self._grant_room,
+            use=self.use,
+            before_start=lambda: health.permit_database(self),
+            on_failure=lambda error: health.database_failed(self, error),
         )
         self.objects = ObjectStore(self.volume / "objects")
         self.log = office_log(settings, record.name)
-        self._parts = parts
+        self._parts, self._health = parts, health
         self._changing = asyncio.Lock()
         self._listening: list[Listener] | None = None
         self._waking = False
@@ -114,6 +136,8 @@ class Office:
         if self._waking:
             return "waking"
         tier = await self.tier()
+        if self._health.is_given_up(self.record.name):
+            return "broken"
         return "broken" if self._broken and tier is Tier.STOPPED else tier
 
     async def tier(self) -> Tier:
@@ -162,13 +186,30 @@ class Office:
 
     # --- waking ------------------------------------------------------------------------------------------------------
     async def ready(self) -> Door:
-        """The open door; wakes the office when it sleeps or died. Raises `SandboxError`, `DoorClosed`, `DiskFull`."""
+        """The open door; wakes the office when it sleeps or died, mending what it can. Raises `SandboxError` (`OfficeBroken`
+        when a person is needed), `DoorClosed`, `DiskFull`, and what `Boot.run` raises."""
         self.use.touch()
         if not await self._is_ready():
-            async with self._changing:
-                if not await self._is_ready():
-                    await self._bring_up()
+            await self._health.permit(self)
+            async with self._healing():
+                await self.try_ready()
         return self.door
+
+    async def try_ready(self) -> None:
+        """The same, but what does not boot is left so."""
+        async with self._changing:
+            if not await self._is_ready():
+                await self._bring_up()
+
+    @contextlib.asynccontextmanager
+    async def _healing(self) -> AsyncGenerator[None]:
+        """Mends what does not boot. Not to be entered with `_changing` held."""
+        try:
+            yield
+        except TenureError as error:
+            if "stage" not in error.details:
+                raise
+            await self._health.heal(self, error)
 
     async def _is_ready(self) -> bool:
         """A sandbox that died a moment ago may have left connections that do not know it yet."""
@@ -194,14 +235,16 @@ class Office:
     async def _boot(self, state: SandboxState, image: StartFromImage | None = None) -> None:
         """See `Boot.run`."""
         parts = self._parts
+        boot = Boot(self, parts.settings, parts.sandboxes, parts.volumes, parts.mount_pool)
         self._waking = True
         try:
-            await Boot(self, parts.settings, parts.sandboxes, parts.volumes, parts.mount_pool).run(state, image)
+            await boot.run(state, image)
         except TenureError:
             self._broken = True
             raise
         finally:
             self._waking = False
+            await self._health.noted(self.record.name, boot.notes)
         self._broken = False
 
     def spec(self) -> SandboxSpec:
@@ -309,11 +352,10 @@ class Office:
         memory_bytes = (await sandboxes.usage(name)).memory_bytes
         self._still = True
         try:
-            await self._close_forwards()
             drained = await self.door.drain()
-            if drained.obstacles:
+            if not drained.done:
                 raise Conflict(
-                    f"{name} cannot be hibernated now: {'; '.join(drained.obstacles)}.",
+                    f"{name} cannot be hibernated now: {_in_the_way(drained)}.",
                     hint=f"`tenure sleep {name} --tier paused` freezes it in memory; `--tier stopped` ends its processes.",
                 )
             await self._memory.make(memory_bytes)
@@ -328,17 +370,18 @@ class Office:
         await self._close_doorway()
 
     async def _undo_hibernate(self, tier: Tier) -> None:
-        await self._close_doorway()
+        name, sandboxes = self.record.name, self._parts.sandboxes
         if await self._sandbox_state() is SandboxState.PAUSED:
-            await self._parts.sandboxes.resume(self.record.name)
+            await sandboxes.resume(name)
         if await self._sandbox_state() is not SandboxState.RUNNING:
             self.log.write("office", "died of the attempt to hibernate it; its next use starts it afresh")
+            await self._close_doorway()
             return
-        await self.listen()
+        await self.door.open()
         with contextlib.suppress(DoorClosed):
             await self.door.wait_open()
         if tier is Tier.PAUSED:
-            await self._parts.sandboxes.pause(self.record.name)
+            await sandboxes.pause(name)
 
     async def _rest_database(self) -> None:
         """A database that somebody used while its office slept."""
@@ -354,15 +397,11 @@ class Office:
         await self.database.stop()
         await self._close_doorway()
 
-    async def _close_forwards(self) -> None:
-        listening, self._listening = self._listening or [], []
+    async def _close_doorway(self) -> None:
+        listening, self._listening = self._listening or [], None
         for listener in listening:
             await listener.close()
         await self.database.close()
-
-    async def _close_doorway(self) -> None:
-        await self._close_forwards()
-        self._listening = None
         await self.door.close()
 
     async def let_go(self) -> None:
@@ -384,7 +423,7 @@ class Office:
 
     async def restart(self) -> None:
         """Rung 5: fresh processes on the same volume. What ran is lost, what was written is not."""
-        async with self._changing:
+        async with self._healing(), self._changing:
             self.log.write("office", "restarting the sandbox")
             await self._stop()
             await self._boot(SandboxState.ABSENT)
@@ -480,3 +519,12 @@ class Office:
                     path.unlink()
                 self.doorway.rmdir()
             self.log.remove()
+
+
+def _in_the_way(drained: Drained) -> str:
+    reasons = list(drained.obstacles)
+    if drained.commands:
+        reasons.append(f"{drained.commands} commands run in it")
+    if drained.jobs:
+        reasons.append(f"the command of a step runs in it ({', '.join(drained.jobs[:3])})")
+    return "; ".join(reasons) or "it would not let go of its connections"

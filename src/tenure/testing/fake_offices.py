@@ -415,6 +415,12 @@ class FakeOffices:
     async def objects(self, name: str) -> FakeObjects:
         return self._get(name).objects
 
+    async def rebuild(self, name: str) -> dict[str, Any]:
+        office = self._get(name)
+        before = await self.snapshots.take(name, kind=SnapshotKind.BEFORE_RESTORE)
+        office.note("rebuilt", f"what was there is snapshot {before.id}", before=before.id)
+        return {"agent": office, "before": before, "set_up": {"packages": ["cowsay"], "pip": [], "script": False}}
+
     async def history(self, name: str, limit: int = 100) -> list[wire.OfficeEvent]:
         return self._get(name).history[::-1][:limit]
 

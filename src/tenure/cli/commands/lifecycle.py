@@ -131,6 +131,23 @@ def wake(session: Session, agent: AgentName) -> None:
     _tell(session, session.tenure.agents(agent).wake())
 
 
+def rebuild(session: Session, agent: AgentName) -> None:
+    """Give an office a new root from the image.
+
+    Home directories, database and objects stay; what was installed is installed again. Configuration outside of the home
+    directories does not stay. What is there now becomes a snapshot first, so this can be undone. What runs in it ends."""
+    done = session.tenure.agents(agent).rebuild()
+    if session.json:
+        output.print_json(done)
+        return
+    print(f"{agent} has a new root ({done.agent.state}).")
+    installed = [*done.set_up.packages, *done.set_up.pip, *(["~/.config/tenure/setup.sh"] if done.set_up.script else [])]
+    if installed:
+        print(f"Installed again in the background: {', '.join(installed)}")
+        output.note(f"How that ended: tenure agent history {agent}")
+    print(f"To undo: tenure snapshot restore {agent} {done.before.id}")
+
+
 def _tell(session: Session, agent: Agent) -> None:
     if session.json:
         output.print_json(agent.info)
@@ -141,5 +158,6 @@ def _tell(session: Session, agent: Agent) -> None:
 def register(app: typer.Typer) -> None:
     command(app, "sleep", rich_help_panel=AGENTS)(sleep)
     command(app, "wake", rich_help_panel=AGENTS)(wake)
+    command(app, "rebuild", rich_help_panel=AGENTS)(rebuild)
     command(app, "rest", rich_help_panel=AGENTS)(rest)
     command(app, "keep-awake", rich_help_panel=AGENTS)(keep_awake)

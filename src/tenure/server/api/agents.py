@@ -20,9 +20,9 @@ EVENTS_DEFAULT, EVENTS_MAX = 100, 500
 
 @router.post("", status_code=201, response_model=wire.Agent, dependencies=[requires("agent:create", of_new_agent)])
 async def create_agent(body: wire.AgentRequest, has: Has) -> Any:
-    """Makes an agent with an office of its own, awake."""
+    """Makes an agent with an office of its own, awake unless it is to be asleep."""
     limits = LimitsWanted(body.cpus, body.memory_mb, body.disk_gb, body.processes)
-    return await has.offices.create(body.name, limits, body.egress)
+    return await has.offices.create(body.name, limits, body.egress, asleep=body.asleep)
 
 
 @router.get("", response_model=wire.AgentList, dependencies=[requires("agent:read", of_own("agent"))])
@@ -85,6 +85,13 @@ async def reconnect(name: AgentName, has: Has) -> Any:
 async def restart(name: AgentName, has: Has) -> Any:
     """Stops the office's machine and starts it again on the same disk; what runs inside ends."""
     return await has.offices.restart(name)
+
+
+@router.post("/{name}/rebuild", response_model=wire.Rebuilt, dependencies=[requires("agent:rebuild", of_agent())])
+async def rebuild(name: AgentName, has: Has) -> Any:
+    """Gives the office a new root from the image, with its home directories, database and objects, after taking a snapshot of
+    what is there. What was installed is installed again in the background; what runs inside ends."""
+    return await has.offices.rebuild(name)
 
 
 @router.get("/{name}/probe", response_model=wire.Probe, dependencies=[requires("agent:read", of_agent())])
