@@ -195,6 +195,28 @@ def test_diff_tells_files_and_objects_by_name(agent: Agent) -> None:
     assert agent.snapshots.diff(old.id, old.id).entries == []
 
 
+def test_diff_tells_rows_while_the_office_goes_on_and_leaves_nothing_behind(live: Live, agent: Agent) -> None:
+    agent.sql(
+        "create table ledger (id int primary key, sum int); insert into ledger select n, n from generate_series(1, 9) n"
+    )
+    old = agent.snapshots.create()
+    agent.sql(
+        "delete from ledger where id = 1; update ledger set sum = 0 where id = 2; insert into ledger values (10, 10)"
+    )
+    new = agent.snapshots.create()
+    agent.sql("insert into ledger values (11, 11)")
+    for to, rows_added in ((new.id, 1), (None, 2)):
+        database = agent.snapshots.diff(old.id, to).database
+        assert database is not None
+        assert database.problem is None
+        (table,) = database.tables
+        assert (table.in_schema, table.name, table.change) == ("public", "ledger", "changed")
+        assert (table.rows_added, table.rows_removed, table.rows_changed) == (rows_added, 1, 1)
+    assert agent.snapshots.diff(old.id, tables=False).database is None
+    assert agent.sql("select count(*) from ledger").rows == [[10]]
+    assert leftovers(live) == []
+
+
 def test_what_does_not_exist_or_cannot_be_is_a_clear_error(live: Live, agent: Agent) -> None:
     agent.snapshots.create("taken")
     with pytest.raises(AlreadyExists, match="taken"):
@@ -243,8 +265,12 @@ def test_the_snapshots_of_an_office_are_closed_to_other_users(live: Live, agent:
 
 # --- killed in the middle ------------------------------------------------------------------------------------------------
 def leftovers(live: Live) -> list[Path]:
-    places = [live.settings.snapshots_dir / name for name in (".staged", ".replaced", ".compared")]
-    return [path for place in places if place.exists() for path in place.iterdir()]
+    """Volumes in the making, and what throw-away databases listened on."""
+    places = [live.settings.snapshots_dir / name for name in (".staged", ".replaced")]
+    found = [path for place in places if place.exists() for path in place.iterdir()]
+    for directory in (live.settings.volumes_dir, live.settings.run_dir / "pg"):
+        found += [path for path in directory.iterdir() if path.name.startswith((".then-", ".now-"))]
+    return found
 
 
 class Killer:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
@@ -104,6 +107,31 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """What must not be missed, even in a log."""
     print(f"{paint('warning:', 'yellow', sys.stderr)} {printable(text)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Generator[None]:
+    """Says on a terminal what is waited for, and for how long already, once that is more than a second."""
+    if not is_terminal(sys.stderr):
+        yield
+        return
+    done = threading.Event()
+
+    def tell() -> None:
+        began, shown = time.monotonic(), False
+        while not done.wait(1.0):
+            shown = True
+            print(f"\r{printable(text)} {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True)
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def human_bytes(count: float | None) -> str:

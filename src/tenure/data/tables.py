@@ -37,7 +37,7 @@ class RowDiff:
 class TableDiff:
     """Counts are None where rows were not compared; `problem` says why."""
 
-    schema: str
+    in_schema: str
     name: str
     change: str
     """ "created", "dropped" or "changed"."""

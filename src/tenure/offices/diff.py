@@ -1,7 +1,7 @@
 """What became of an office's files and objects from one snapshot to another, told by names and metadata.
 
-Both trees are read-only copies: nobody moves anything in them while they are walked, and no link is followed. Contents are
-not read: a file counts as changed when its kind, size, owner, mode or time of change differ.
+Both trees are copies: nobody moves anything in them while they are walked, and no link is followed. Contents are not
+read: a file counts as changed when its kind, size, owner, mode or time of change differ.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tenure.data.tables import DatabaseDiff
 
 ENTRIES_MAX = 10_000
 """Shown; all are counted."""
@@ -39,6 +41,8 @@ class Diff:
     removed: int = 0
     changed: int = 0
     truncated: bool = False
+    database: DatabaseDiff | None = None
+    """None when tables were not asked for."""
 
 
 def compare(before: Path, after: Path, entries_max: int = ENTRIES_MAX) -> Diff:

@@ -19,8 +19,9 @@ from tenure.errors import AlreadyExists, Conflict, InvalidArgument
 from tenure.faultpoints import reach
 from tenure.names import check_name
 from tenure.offices.clones import Clones, origin_of
-from tenure.offices.diff import Diff, compare
-from tenure.offices.models import Restored, SnapshotKind, SnapshotRecord, StepMark
+from tenure.offices.comparisons import Comparisons
+from tenure.offices.diff import Diff
+from tenure.offices.models import OfficeRecord, Restored, SnapshotKind, SnapshotRecord, StepMark
 from tenure.offices.office import Office, OfficeParts
 from tenure.offices.retention import Retention, last_verified, outdated
 from tenure.offices.snapshot_store import SnapshotStore
@@ -53,13 +54,11 @@ class Snapshots:
         self._clones = Clones(parts.settings, parts.volumes)
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One thing at a time per agent."""
+        self._comparisons = Comparisons(parts.settings, parts.volumes)
+        self._comparing: dict[str, asyncio.Task[Diff]] = {}
 
     def _path(self, agent: str, snapshot_id: str) -> Path:
         return self._directory / agent / snapshot_id
-
-    def _passing(self, agent: str) -> Path:
-        """Where the office is copied to for a comparison with now."""
-        return self._directory / ".compared" / agent
 
     # --- what there is -----------------------------------------------------------------------------------------------
     async def list(self, agent: str) -> list[SnapshotRecord]:
@@ -179,19 +178,22 @@ class Snapshots:
             if one.id not in keep:
                 await self._delete(agent, one.id)
 
-    async def remove_all(self, agent: str) -> None:
+    async def remove_all(self, record: OfficeRecord) -> None:
         """For an agent that is being deleted."""
+        agent = record.name
+        await self._end_comparison(agent)
+        await self._comparisons.tidy(record)
         async with self._turns[agent]:
-            await self._volumes.delete(self._passing(agent))
             for one in await self._store.of_agent(agent, unfinished=True):
                 await self._delete(agent, one.id)
             with contextlib.suppress(OSError):
                 (self._directory / agent).rmdir()
         self._turns.pop(agent, None)
 
-    async def tidy(self, agent: str) -> None:
-        """For a server that starts: removes what a dead one had not finished taking or deleting."""
-        await self._volumes.delete(self._passing(agent))
+    async def tidy(self, record: OfficeRecord) -> None:
+        """For a server that starts: removes what a dead one had not finished taking, comparing or deleting."""
+        agent = record.name
+        await self._comparisons.tidy(record)
         for one in await self._store.of_agent(agent, unfinished=True):
             if one.stage != "whole":
                 await self._delete(agent, one.id)
@@ -263,22 +265,45 @@ class Snapshots:
             )
 
     # --- comparing -----------------------------------------------------------------------------------------------------
-    async def diff(self, agent: str, wanted: str, to: str | None = None) -> Diff:
-        """What became of files and objects from one snapshot to another, or to now."""
-        async with self._turns[agent]:
-            office = await self._find_office(agent)
-            before = self._path(agent, (await self._store.get(agent, wanted)).id)
-            if to is not None:
-                after = self._path(agent, (await self._store.get(agent, to)).id)
-                return await asyncio.to_thread(compare, before, after)
-            # Of a copy: in a tree in use an agent could lead us elsewhere.
-            passing = self._passing(agent)
-            await self._volumes.delete(passing)
-            await self._volumes.snapshot(office.volume, passing)
-            try:
-                return await asyncio.to_thread(compare, before, passing)
-            finally:
-                await asyncio.shield(self._volumes.delete(passing))
+    async def diff(self, agent: str, wanted: str, to: str | None = None, *, tables: bool = True) -> Diff:
+        """What became of files, objects and (with `tables`) rows from one snapshot to another, or to now. Raises `Conflict` while
+        another comparison of this agent goes on, or when the agent is deleted meanwhile."""
+        await self._find_office(agent)
+        if agent in self._comparing:
+            raise Conflict(f"Another comparison of {agent} goes on.", hint="Try again when it is done.")
+        task = self._comparing[agent] = asyncio.create_task(self._diff(agent, wanted, to, tables))
+        task.add_done_callback(lambda _: self._comparing.pop(agent, None))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+            raise Conflict(f"The comparison was ended, because {agent} is being deleted or the server stops.") from None
+
+    async def _diff(self, agent: str, wanted: str, to: str | None, tables: bool) -> Diff:
+        record = (await self._find_office(agent)).record
+        async with self._comparisons.cleared(record) as (then, now):
+            async with self._turns[agent]:
+                office = await self._find_office(agent)
+                before = await self._store.get(agent, wanted)
+                after = None if to is None else await self._store.get(agent, to)
+                await self._comparisons.clone(record, self._path(agent, before.id), then)
+                if after is not None:
+                    await self._comparisons.clone(record, self._path(agent, after.id), now)
+                else:
+                    async with office.still():
+                        await self._comparisons.clone(record, office.volume, now)
+            return await self._comparisons.compare(record, tables=tables)
+
+    async def _end_comparison(self, agent: str) -> None:
+        if (task := self._comparing.get(agent)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self) -> None:
+        """For a server that stops: ends the comparisons that go on."""
+        for agent in list(self._comparing):
+            await self._end_comparison(agent)
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tenure.cli import output
+from tenure.cli import differences, output
 from tenure.cli.command import AGENTS, command
 from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
@@ -15,7 +15,6 @@ from tenure.errors import InvalidArgument
 from tenure.names import check_name
 
 SnapshotName = Annotated[str, typer.Argument(metavar="SNAPSHOT", show_default=False, help="The snapshot's id or name.")]
-CHANGE_SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 snapshot_app = typer.Typer(help="Keep an office as it is, and put it back.")
 
@@ -43,7 +42,8 @@ def create(
 def list_snapshots(session: Session, agent: AgentName) -> None:
     """List an agent's snapshots, the oldest first.
 
-    Of the automatic ones (before-restore, fork) only the newest are kept."""
+    Of the automatic ones (all but those of kind manual) go all that no rule wants: the last 10 stay, and the last of each
+    hour for a day and of each day for a week."""
     found = session.tenure.agents(agent).snapshots.list()
     if session.json:
         output.print_json({"snapshots": found})
@@ -75,21 +75,24 @@ def diff(
         str | None,
         typer.Argument(metavar="[TO]", show_default=False, help="Another snapshot; without, the office as it is now."),
     ] = None,
+    tables: Annotated[bool, typer.Option("--tables/--no-tables", help="Compare the database's tables, too.")] = True,
 ) -> None:
-    """Show which files and objects were added, removed or changed since a snapshot.
+    """Show what became of files, objects and rows since a snapshot.
 
-    Told by names, sizes and times; contents are not compared, nor is the database."""
-    found = session.tenure.agents(agent).snapshots.diff(snapshot, to)
+    Files and objects are told by names, sizes and times, not by contents. Rows are told by primary key, or counted where a
+    table has none; of each table some are shown, more with --json."""
+    with output.waiting(f"Comparing {agent} with {snapshot} …"):
+        found = session.tenure.agents(agent).snapshots.diff(snapshot, to, tables=tables)
     if session.json:
         output.print_json(found)
         return
-    for entry in found.entries:
-        sign, style = CHANGE_SIGNS[entry.change]
-        shown = entry.path if entry.kind == "file" else f"object {entry.path}"
-        print(output.paint(f"{sign} {output.printable(shown)}", style))
+    for line, style in differences.lines_of(found):
+        print(output.paint(output.printable(line), style))
     if found.truncated:
-        output.warn(f"Only the first {len(found.entries)} are shown.")
-    output.note(f"{found.added} added, {found.removed} removed, {found.changed} changed.")
+        output.warn(f"Only the first {len(found.entries)} files and objects are shown.")
+    if found.database is not None and found.database.problem is not None:
+        output.warn(f"Not all of the database was compared. {found.database.problem}")
+    output.note(differences.summary(found))
 
 
 @command(snapshot_app, "restore")

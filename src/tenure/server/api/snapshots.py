@@ -70,9 +70,11 @@ async def diff_snapshot(
     to: Annotated[
         str | None, Query(description="Id or name of another snapshot; without, the office as it is now")
     ] = None,
+    tables: Annotated[bool, Query(description="Whether the rows of the database's tables are compared, too")] = True,
 ) -> Any:
-    """Files and objects that were added, removed or changed since."""
-    return await has.offices.snapshots.diff(name, snapshot, None if to is None else check_id(to, "snapshot"))
+    """Files, objects and rows that were added, removed or changed since."""
+    after = None if to is None else check_id(to, "snapshot")
+    return await has.offices.snapshots.diff(name, snapshot, after, tables=tables)
 
 
 @router.post("/fork", status_code=201, response_model=wire.Agent, dependencies=[requires("agent:fork", of_agent())])
