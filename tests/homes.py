@@ -73,7 +73,7 @@ def make_home(shared: Settings, home: Path) -> tuple[Settings, IO[str]]:
     home.mkdir(parents=True)
     lock = (home / ".in-use").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    settings = Settings(home=home, port=free_port())
+    settings = Settings(home=home, port=free_port(), ssh_port=free_port())
     for part in SHARED_PARTS:
         (home / part).symlink_to(shared.home / part)
     for directory in (settings.volumes_dir, settings.snapshots_dir, settings.run_dir, settings.logs_dir):

@@ -15,17 +15,19 @@ from tenure.cli.commands import (
     inbox,
     lifecycle,
     objects,
+    previews,
     runs,
     secure_shell,
     server,
     snapshots,
     sql,
+    ssh_keys,
 )
 
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
-    *("agent", "sleep", "wake", "snapshot", "fork"),
-    *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy"),
+    *("agent", "sleep", "wake", "rest", "keep-awake", "snapshot", "fork"),
+    *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
     *("run", "runs", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
@@ -69,5 +71,19 @@ def main(
         print(ctx.get_help())
 
 
-for noun in (server, agents, lifecycle, snapshots, execute, files, sql, objects, runs, inbox, secure_shell):
+for noun in (
+    server,
+    agents,
+    lifecycle,
+    snapshots,
+    execute,
+    files,
+    sql,
+    objects,
+    runs,
+    inbox,
+    secure_shell,
+    ssh_keys,
+    previews,
+):
     noun.register(app)
