@@ -337,7 +337,6 @@ class Office:
             await self._hibernate(tier)
         else:
             await self._stop()
-            await self._memory.discard()
             self._broken = False
         self.log.write("office", str(wanted))
 
@@ -377,7 +376,8 @@ class Office:
             self.log.write("office", "died of the attempt to hibernate it; its next use starts it afresh")
             await self._close_doorway()
             return
-        await self.door.open()
+        if not self.door.is_listening:  # one that refused to drain opened it again
+            await self.door.open()
         with contextlib.suppress(DoorClosed):
             await self.door.wait_open()
         if tier is Tier.PAUSED:
@@ -393,9 +393,11 @@ class Office:
                     self._database_may_run = False
 
     async def _stop(self) -> None:
+        """Nothing of it runs then, and no memory of it is left."""
         await self._parts.sandboxes.stop(self.record.name)
         await self.database.stop()
         await self._close_doorway()
+        await self._memory.discard()
 
     async def _close_doorway(self) -> None:
         listening, self._listening = self._listening or [], None

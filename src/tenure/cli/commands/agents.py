@@ -81,6 +81,7 @@ def create(
             help="What it may reach: pip, npm, apt, or a domain. May be repeated, or separated by commas. Default: nothing.",
         ),
     ] = None,
+    asleep: Annotated[bool, typer.Option("--asleep", help="Do not wake its office; its first use does.")] = False,
 ) -> None:
     """Create an agent and its office."""
     check_name(name)
@@ -96,6 +97,7 @@ def create(
         disk_gb=None if disk_mib is None else disk_mib / 1024,
         processes=processes,
         egress=allowed,
+        asleep=asleep,
     )
     if session.json:
         output.print_json(agent.info)

@@ -103,6 +103,10 @@ class Door:
         self._server = await loop.create_unix_server(protocol, self._path)
         os.chmod(self._path, 0o600)
 
+    @property
+    def is_listening(self) -> bool:
+        return self._server is not None
+
     async def close(self) -> None:
         """Stops listening and closes every connection: attached commands end, jobs go on."""
         self._stop_listening()

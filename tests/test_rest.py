@@ -1,0 +1,204 @@
+"""Idle offices sink through the tiers of sleep; nobody's work is lost; any use brings them back."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from fixtures.live import Live
+from fixtures.waiting import wait_until
+from tenure.client import Agent
+from tenure.errors import Conflict
+
+COUNTER = """
+import time
+big = bytearray(50_000_000)
+n = 0
+while True:
+    n += 1
+    big[n % len(big)] = n % 251
+    open('/home/agent/count.new', 'w').write(str(n))
+    __import__('os').rename('/home/agent/count.new', '/home/agent/count')
+    time.sleep(0.02)
+"""
+
+RUNS = "pgrep -xf 'python3 /home/agent/counter.py'"
+
+
+def counting(agent: Agent) -> None:
+    """Starts a process with memory of its own, which counts and hardly computes."""
+    agent.exec(["python3", "-c", f"open('/home/agent/counter.py', 'w').write({COUNTER!r})"])
+    agent.exec("setsid nohup python3 ~/counter.py >/dev/null 2>&1 & echo $! > ~/counter.pid")
+    wait_until(lambda: agent.exec("cat ~/count").stdout, "the counter does not count")
+
+
+def count(agent: Agent) -> int:
+    return int(agent.exec("cat ~/count").stdout)
+
+
+def goes_on(agent: Agent, at_least: int) -> None:
+    """The process with the memory of before goes on: it never counts from the beginning again."""
+    assert agent.exec(f'test "$(cat ~/counter.pid)" = "$({RUNS})"').exit_code == 0
+    first = count(agent)
+    assert first >= at_least
+    wait_until(lambda: count(agent) > first, "the counter stands still")
+
+
+def state(agent: Agent) -> str:
+    return agent.show().state
+
+
+def test_an_idle_office_sinks_to_each_tier_and_its_processes_go_on(live: Live) -> None:
+    agent = live.agent("sinks")
+    agent.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)")
+    agent.exec("setsid nohup sleep 10000 >/dev/null 2>&1 & echo $! > ~/pid")
+    agent.rest(pause_after_s=1, hibernate_after_s=0, stop_after_s=0)
+    wait_until(lambda: state(agent) == "paused", "it is not paused")
+    assert agent.exec("kill -0 $(cat ~/pid)").exit_code == 0
+    agent.rest(pause_after_s=1, hibernate_after_s=2, stop_after_s=0)
+    wait_until(lambda: state(agent) == "hibernated", "it is not hibernated")
+    assert not live.sandbox_pids(agent.name)
+    assert agent.exec("kill -0 $(cat ~/pid)").exit_code == 0
+    assert agent.sql("SELECT n FROM kept").rows == [[42]]
+    agent.rest(pause_after_s=1, hibernate_after_s=2, stop_after_s=3)
+    wait_until(lambda: state(agent) == "stopped", "it is not stopped")
+    assert not any((live.settings.memory_dir / agent.name).rglob("*"))
+    assert agent.exec("kill -0 $(cat ~/pid)").exit_code != 0
+    assert agent.sql("SELECT n FROM kept").rows == [[42]]
+    agent.delete()
+
+
+@pytest.mark.parametrize("tier", ["paused", "hibernated"])
+def test_processes_keep_their_memory_through(live: Live, tier: str) -> None:
+    agent = live.agent(tier)
+    counting(agent)
+    for _ in range(3):
+        before = count(agent)
+        assert agent.sleep(tier).state == tier
+        goes_on(agent, before)
+    agent.delete()
+
+
+def test_what_is_at_work_is_never_put_to_rest(live: Live) -> None:
+    """Each kind of use, far longer than the idle limits: a command, a query from inside, a computation, a lease."""
+    agent = live.agent("busy")
+    agent.rest(pause_after_s=0.5, hibernate_after_s=1, stop_after_s=1.5)
+    script = "echo $$ > ~/pid; for i in $(seq 40); do sleep 0.1; done; echo done"
+    assert agent.exec(script).stdout == "done\n"
+
+    agent.keep_awake(60, "the test watches")
+    agent.exec("setsid nohup psql -c 'select pg_sleep(5)' > ~/slept 2>&1 &")
+    agent.exec(
+        "setsid nohup sh -c 'timeout 5 python3 -c \"while True: pass\"; echo ended > ~/computed' >/dev/null 2>&1 &"
+    )
+    time.sleep(3)
+    assert state(agent) == "awake"
+    assert agent.show().lease is not None
+    agent.keep_awake(0)
+    seen: set[str] = set()
+
+    def finished() -> bool:
+        seen.add(state(agent))
+        root = live.settings.volumes_dir / agent.name / "rootfs/home/agent"
+        return (root / "computed").exists() and "1 row" in (root / "slept").read_text()
+
+    wait_until(finished, f"the work did not end: {seen}")
+    assert seen == {"awake"}
+    wait_until(lambda: state(agent) == "stopped", "it does not rest after its work")
+    agent.delete()
+
+
+def test_an_agent_keeps_itself_awake(live: Live) -> None:
+    agent = live.agent("itself")
+    body = '{"seconds": 3600, "reason": "a timer of mine"}'
+    said = agent.exec(["curl", "-sS", "-X", "PUT", "-H", "content-type: application/json", "-d", body,
+                       f"http://api:8700/v1/agents/{agent.name}/lease"])  # fmt: skip
+    assert said.exit_code == 0, said.stderr
+    lease = agent.show().lease
+    assert lease is not None
+    assert lease.reason == "a timer of mine"
+    other = live.agent("another")
+    refused = agent.exec(["curl", "-sS", "-X", "PUT", "-H", "content-type: application/json", "-d", body,
+                          f"http://api:8700/v1/agents/{other.name}/lease"])  # fmt: skip
+    assert "forbidden" in refused.stdout.lower() or "may not" in refused.stdout
+    assert other.show().lease is None
+    agent.delete()
+    other.delete()
+
+
+def test_what_cannot_be_hibernated_says_so_and_goes_on(live: Live) -> None:
+    """A file that was deleted and is still open has no place in a memory image."""
+    agent = live.agent("cannot")
+    counting(agent)
+    agent.exec("setsid nohup sh -c 'exec 9>~/gone; rm ~/gone; sleep 10000' >/dev/null 2>&1 &")
+    wait_until(lambda: not agent.exec("ls ~/gone").stdout, "the file is still there")
+    before = count(agent)
+    with pytest.raises(Conflict, match=r"gone"):
+        agent.sleep("hibernated")
+    assert state(agent) == "awake"
+    goes_on(agent, before)
+    assert agent.sleep("paused").state == "paused"
+    with pytest.raises(Conflict, match=r"gone"):
+        agent.sleep("hibernated")
+    assert state(agent) == "paused"
+    agent.delete()
+
+
+def test_a_command_at_work_is_not_hibernated_away(live: Live) -> None:
+    agent = live.agent("at-work")
+    done: list[str] = []
+    command = threading.Thread(target=lambda: done.append(agent.exec("sleep 6; echo done").stdout))
+    command.start()
+    wait_until(lambda: agent.exec("pgrep -x sleep").stdout, "it does not run")
+    with pytest.raises(Conflict, match=r"command"):
+        agent.sleep("hibernated")
+    command.join()
+    assert done == ["done\n"]
+    agent.delete()
+
+
+def test_restoring_or_changing_the_volume_spends_the_memory_image(live: Live) -> None:
+    """Old memory over other files would be a machine that never was."""
+    agent = live.agent("spent")
+    counting(agent)
+    snapshot = agent.snapshots.create()
+    agent.exec("echo later > ~/later")
+    agent.sleep("hibernated")
+    agent.snapshots.restore(snapshot.id)
+    assert state(agent) == "stopped"
+    assert agent.exec(RUNS).exit_code != 0
+    assert agent.exec("cat ~/later").exit_code != 0
+    agent.delete()
+
+
+def test_a_damaged_memory_image_costs_the_processes_and_nothing_else(live: Live) -> None:
+    agent = live.agent("damaged")
+    counting(agent)
+    agent.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)")
+    agent.sleep("hibernated")
+    image = live.settings.memory_dir / agent.name
+    largest = max((path for path in image.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+        file.seek(largest.stat().st_size // 2)
+        old = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([old[0] ^ 1]))
+    assert agent.exec("cat ~/count").exit_code == 0
+    assert agent.exec(RUNS).exit_code != 0
+    assert agent.sql("SELECT n FROM kept").rows == [[7]]
+    assert not image.exists()
+    agent.delete()
+
+
+def test_a_database_used_while_its_office_sleeps_rests_too(live: Live) -> None:
+    agent = live.agent("data-only")
+    agent.sleep()
+    agent.rest(pause_after_s=1)
+    assert agent.sql("SELECT 1").rows == [[1]]
+    pid_file = live.settings.volumes_dir / agent.name / "postgres" / "postmaster.pid"
+    assert pid_file.exists()
+    assert state(agent) == "stopped"
+    wait_until(lambda: not pid_file.exists(), "the database is not stopped")
+    agent.delete()
