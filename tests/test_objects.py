@@ -223,6 +223,54 @@ async def test_leftovers_of_a_killed_server_go_away(store: ObjectStore, tmp_path
     assert [path.name for path in incoming.iterdir()] == ["being-written"]
 
 
+async def test_a_put_while_the_directory_is_replaced_is_in_the_old_or_the_new_one_or_refused(tmp_path: Path) -> None:
+    root = tmp_path / "objects"
+    store = ObjectStore(root)
+    slow = asyncio.Event()
+
+    async def halting() -> AsyncIterator[bytes]:
+        yield b"begun before"
+        await slow.wait()
+        yield b"ended after"
+
+    straddling = asyncio.create_task(store.put("b", "straddling", halting()))
+    while not any((root / ".incoming").glob("*")):  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    confirmed: list[str] = []
+    done = False
+
+    async def put_on(worker: int) -> None:
+        number = 0
+        while not done:
+            number += 1
+            try:
+                await store.put("b", f"{worker}-{number}", stream(b"x"))
+            except Conflict:
+                continue
+            confirmed.append(f"{worker}-{number}")
+
+    workers = [asyncio.create_task(put_on(worker)) for worker in range(8)]
+    for turn in range(5):
+        goal = len(confirmed) + 20
+        while len(confirmed) < goal:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        async with store.at_rest():
+            before = {info.name for info in await store.list("b")}
+            await asyncio.sleep(0.02)
+            assert {info.name for info in await store.list("b")} == before
+            assert before == set(confirmed)
+            root.rename(tmp_path / f"gone-{turn}")
+            root.mkdir()
+            confirmed.clear()
+    done = True
+    await asyncio.gather(*workers)
+    assert {info.name for info in await store.list("b")} == set(confirmed)
+    slow.set()
+    with pytest.raises(Conflict, match="restored meanwhile"):
+        await straddling
+    assert not any((root / ".incoming").glob("*"))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:

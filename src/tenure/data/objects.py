@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
+from tenure.data.gate import Gate
 from tenure.errors import Conflict, DiskFull, InvalidArgument, NotFound, TooLarge, VolumeError
 from tenure.names import check_name
 
@@ -92,22 +93,30 @@ class ObjectStore:
         self._root = root
         self._swept = False
         self._threads = asyncio.Semaphore(THREADS_MAX)
+        self._gate = Gate()
+
+    def at_rest(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """A block in which nothing changes, for whoever replaces the directory. What is stored or deleted ends first or waits; a
+        put that had begun before raises `Conflict`: it never says to have stored what is not in the new directory."""
+        return self._gate.closed()
 
     async def put(
         self, bucket: str, name: str, chunks: AsyncIterable[bytes], *, content_type: str | None = None
     ) -> ObjectInfo:
         """Stores all of `chunks` under `name`, making the bucket when it is missing. Readers see the old object or the new
         one, whole; when this returns, the new one survives a power cut. When `chunks` raises, nothing changes.
-        Raises `TooLarge` (5 GiB), `DiskFull`."""
+        Raises `TooLarge` (5 GiB), `DiskFull`, `Conflict` when the office is restored meanwhile."""
         target = self._target(bucket, name)
         _check_content_type(content_type)
+        passage = await self._gate.enter()
         incoming = await self._run(self._incoming)
         try:
             with await self._run(incoming.open, "xb") as file:
-                size, digest = await self._write(file, chunks)
+                size, digest = await self._write(file, chunks, passage)
                 meta = {"sha256": digest, "content_type": content_type, "modified_at": time.time()}
                 await self._run(_seal, file, name, meta)
-            await self._run(_publish, incoming, target)
+            async with self._gate.passing(passage):
+                await self._run(_publish, incoming, target)
         except BaseException:
             incoming.unlink(missing_ok=True)
             raise
@@ -141,7 +150,8 @@ class ObjectStore:
         """Raises `NotFound`."""
         target = self._target(bucket, name)
         try:
-            await self._run(target.unlink)
+            async with self._gate.passing():
+                await self._run(target.unlink)
         except FileNotFoundError:
             raise _missing(bucket, name) from None
 
@@ -168,13 +178,15 @@ class ObjectStore:
     async def create_bucket(self, bucket: str) -> None:
         """Not an error when it exists."""
         directory = self._root / check_name(bucket, "bucket")
-        await self._run(directory.mkdir, 0o755, True, True)
+        async with self._gate.passing():
+            await self._run(directory.mkdir, 0o755, True, True)
 
     async def delete_bucket(self, bucket: str) -> None:
         """Raises `NotFound`, `Conflict` when it holds objects."""
         directory = self._root / check_name(bucket, "bucket")
         try:
-            emptied = await self._run(_remove_directory, directory)
+            async with self._gate.passing():
+                emptied = await self._run(_remove_directory, directory)
         except FileNotFoundError:
             raise NotFound(f"There is no bucket {bucket}.") from None
         if not emptied:
@@ -184,7 +196,7 @@ class ObjectStore:
         async with self._threads:
             return await _run(work, *args, **kwargs)
 
-    async def _write(self, file: BinaryIO, chunks: AsyncIterable[bytes]) -> tuple[int, str]:
+    async def _write(self, file: BinaryIO, chunks: AsyncIterable[bytes], passage: int) -> tuple[int, str]:
         """Size and digest. Small chunks are gathered, so that a thread is not asked for each."""
         digest = hashlib.sha256()
         size, pending = 0, bytearray()
@@ -195,6 +207,7 @@ class ObjectStore:
 
         async for chunk in chunks:
             size += len(chunk)
+            self._gate.check(passage)  # what is left of it need not come
             if size > OBJECT_BYTES_MAX:
                 raise TooLarge(f"The object is larger than {OBJECT_BYTES_MAX // 1024**3} GiB.")
             pending += chunk

@@ -285,6 +285,7 @@ class Office:
                 await self._parts.sandboxes.resume(self.record.name)
                 state = SandboxState.RUNNING
             if state is SandboxState.RUNNING:
+                await self._memory.discard()  # of which it was started: spent
                 await self._adopt()
             elif state is not SandboxState.ABSENT:
                 await self._parts.sandboxes.stop(self.record.name, grace_s=0)
@@ -458,6 +459,7 @@ class Office:
                 stack.push_async_callback(self._parts.sandboxes.resume, self.record.name)
             if not self._parts.volumes.instant_snapshots:
                 await stack.enter_async_context(self.database.at_rest())
+                await stack.enter_async_context(self.objects.at_rest())
             yield
 
     @contextlib.asynccontextmanager
@@ -469,7 +471,7 @@ class Office:
             self._vacant = True
             try:
                 await self._stop()
-                async with self.database.at_rest():
+                async with self.database.at_rest(), self.objects.at_rest():
                     yield
             finally:
                 self._vacant = False
