@@ -176,6 +176,8 @@ class Healer:
             except TenureError as again:
                 if "stage" in again.details:
                     error, episode.failure = again, Failure.of(again)
+                told = f"after {choice.step}: {again.message}"
+                await self._history.record(episode.name, What.STILL_FAILS, told, _plainly(Failure.of(again)))
         raise error
 
     async def _case(self, episode: _Episode) -> Case:

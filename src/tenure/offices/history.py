@@ -30,6 +30,7 @@ class What(StrEnum):
     """What was done, or found."""
 
     FAILED = "boot-failed"
+    STILL_FAILS = "still-fails"
     RETRIED = "tried-again"
     HOST_TESTED = "host-tested"
     MENDED = "mended"

@@ -225,8 +225,9 @@ def _files_of(packages: set[str], image: Path) -> set[str]:
 
 
 def mend_database(data: Path, template: Path) -> list[str]:
-    """Gives back what PostgreSQL needs beside the data itself. Nothing runs on `data`. Owners come with the next start."""
+    """Gives back what PostgreSQL needs beside the data itself. Nothing runs on `data`."""
     mended: list[str] = []
+    owner = data.stat()
     if (running := find_postmaster(data)) is not None:
         running.close()
         return []
@@ -237,6 +238,7 @@ def mend_database(data: Path, template: Path) -> list[str]:
     for name in DATABASE_DIRECTORIES:
         if not _is_directory(data / name) and name not in ("base", "global", "pg_wal", "pg_xact", "pg_multixact"):
             (data / name).mkdir(mode=0o700, parents=True)
+            os.chown(data / name, owner.st_uid, owner.st_gid)
             mended.append(f"{name}/ made")
     for name in DATABASE_FILES:
         content = (template / name).read_bytes()
@@ -245,6 +247,7 @@ def mend_database(data: Path, template: Path) -> list[str]:
             fresh = data / f".{name}.new"
             fresh.write_bytes(content)
             fresh.chmod(0o600)
+            os.chown(fresh, owner.st_uid, owner.st_gid)
             fresh.replace(found)
             mended.append(f"{name} as in the image")
     return mended
