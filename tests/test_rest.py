@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+from fixtures.killer import Killer
 from fixtures.live import Live
 from fixtures.waiting import wait_until
 from tenure.client import Agent
-from tenure.errors import Conflict
+from tenure.errors import Conflict, ServerUnreachable
 
 COUNTER = """
 import time
@@ -201,4 +202,58 @@ def test_a_database_used_while_its_office_sleeps_rests_too(live: Live) -> None:
     assert pid_file.exists()
     assert state(agent) == "stopped"
     wait_until(lambda: not pid_file.exists(), "the database is not stopped")
+    agent.delete()
+
+
+# --- killed in the middle ------------------------------------------------------------------------------------------------
+def test_a_server_killed_in_hibernating_or_waking_loses_at_most_processes(live: Live, killer: Killer) -> None:
+    agent = live.agent("killed")
+    agent.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)")
+    counting(agent)
+
+    killer.up("hibernate.drained")
+    before = count(agent)
+    with pytest.raises(ServerUnreachable):
+        agent.sleep("hibernated")
+    killer.died()
+    killer.up("hibernate.imaged")
+    goes_on(agent, before)
+    before = count(agent)
+    with pytest.raises(ServerUnreachable):
+        agent.sleep("hibernated")
+    killer.died()
+    killer.up("wake.restored")
+    assert state(agent) == "hibernated"
+    with pytest.raises(ServerUnreachable):
+        agent.exec("true")
+    killer.died()
+    killer.up("wake.image-spent")
+    assert state(agent) == "awake"
+    goes_on(agent, before)
+    assert not (live.settings.memory_dir / agent.name).exists(), "a spent image could be used again"
+    agent.sleep("hibernated")
+    with pytest.raises(ServerUnreachable):
+        agent.exec("true")
+    killer.died()
+    killer.up(None)
+    assert agent.exec(RUNS).exit_code != 0, "memory of an image that was spent"
+    assert agent.sql("SELECT n FROM kept").rows == [[7]]
+    agent.delete()
+
+
+def test_a_hundred_times_asleep_and_awake_and_nothing_is_lost(live: Live) -> None:
+    """Each time a row, a line of a file and an object more, and all that were there before; by all tiers in turn."""
+    agent = live.agent("hundred")
+    agent.sql("CREATE TABLE kept (n int)")
+    tiers = ["paused", "hibernated", "paused", "paused", "stopped"]
+    for n in range(100):
+        assert agent.exec(f"echo {n} >> ~/lines; tail -n1 ~/lines; wc -l < ~/lines").stdout == f"{n}\n{n + 1}\n"
+        assert agent.sql(f"INSERT INTO kept VALUES ({n})") is not None
+        if n % 10 == 0:
+            agent.objects.put("kept", f"{n:03}", b"%d" % n)
+        tier = tiers[n % len(tiers)]
+        assert agent.sleep(tier).state == tier
+    assert agent.exec("sort -nu ~/lines | wc -l").stdout == "100\n"
+    assert agent.sql("SELECT count(*), count(DISTINCT n), sum(n) FROM kept").rows == [[100, 100, 4950]]
+    assert len(agent.objects.list("kept")) == 10
     agent.delete()
