@@ -173,6 +173,20 @@ def test_a_fork_outlives_its_snapshot_and_its_origin(live: Live) -> None:
     fork.delete()
 
 
+def test_the_list_says_what_deleting_a_snapshot_would_free(live: Live, agent: Agent) -> None:
+    agent.exec("head -c 20000000 /dev/urandom > large && sync")
+    with_large = agent.snapshots.create()
+    agent.exec("rm large && sync")
+    without = agent.snapshots.create()
+    deadline = time.monotonic() + WAIT_S
+    alone: dict[str, int] = {}
+    while alone.get(with_large.id, 0) < 20_000_000 and time.monotonic() < deadline:
+        os.sync()  # what the kernel has counted it says a little later
+        alone = {one.id: one.exclusive_bytes or 0 for one in agent.snapshots.list()}
+    assert alone[with_large.id] >= 20_000_000
+    assert alone[without.id] < 20_000_000
+
+
 def test_diff_tells_files_and_objects_by_name(agent: Agent) -> None:
     agent.exec("mkdir -p d && echo 1 > d/kept && echo 1 > d/gone && echo 1 > d/grows && ln -s /etc d/link && sync")
     agent.objects.put("words", "gone", "x")

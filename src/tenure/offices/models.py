@@ -160,6 +160,8 @@ class SnapshotRecord:
     created_at: datetime
     step: StepMark | None = None
     """Of the kinds before-step and after-step; how far the journal of its run had come stands in `runs`."""
+    exclusive_bytes: int | None = None
+    """What deleting it would free; None when that was not asked for, or the volume driver cannot tell."""
 
 
 @dataclass(frozen=True)

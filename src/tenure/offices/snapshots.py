@@ -11,11 +11,12 @@ import contextlib
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenure.errors import AlreadyExists, Conflict, InvalidArgument
+from tenure.errors import AlreadyExists, Conflict, InvalidArgument, VolumeError
 from tenure.faultpoints import reach
 from tenure.names import check_name
 from tenure.offices.clones import Clones, origin_of
@@ -62,9 +63,13 @@ class Snapshots:
 
     # --- what there is -----------------------------------------------------------------------------------------------
     async def list(self, agent: str) -> list[SnapshotRecord]:
-        """The oldest first."""
+        """The oldest first, with what each takes alone."""
         await self._find_office(agent)
-        return await self._store.of_agent(agent)
+        taken = await self._store.of_agent(agent)
+        alone: dict[Path, int] = {}
+        with contextlib.suppress(VolumeError):  # a list without sizes is better than none
+            alone = await self._volumes.exclusive([self._path(agent, one.id) for one in taken])
+        return [replace(one, exclusive_bytes=alone.get(self._path(agent, one.id))) for one in taken]
 
     async def get(self, agent: str, wanted: str) -> SnapshotRecord:
         await self._find_office(agent)
@@ -72,7 +77,8 @@ class Snapshots:
 
     async def last_verified(self, agent: str, run: str) -> SnapshotRecord | None:
         """The newest that was taken after a verified step of `run`. While that run is not over it is not pruned."""
-        return last_verified((await self.list(agent))[::-1], run)
+        await self._find_office(agent)
+        return last_verified((await self._store.of_agent(agent))[::-1], run)
 
     async def find(self, snapshot_id: str) -> Path | None:
         """The volume of the snapshot of this id; None when there is none."""

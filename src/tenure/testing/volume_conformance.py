@@ -261,6 +261,8 @@ async def usage_follows_what_is_written(driver: VolumeDriver, pool: Path) -> Non
     assert 8 * MIB <= after.used_bytes - before.used_bytes <= 10 * MIB
     if after.exclusive_bytes is not None:
         assert after.exclusive_bytes <= after.used_bytes
+    alone = await driver.exclusive([volume, pool / "missing"])
+    assert alone == ({} if after.exclusive_bytes is None else {volume: after.exclusive_bytes})
 
 
 VOLUME_CONTRACTS: list[Contract] = [

@@ -42,8 +42,9 @@ def create(
 def list_snapshots(session: Session, agent: AgentName) -> None:
     """List an agent's snapshots, the oldest first.
 
-    Of the automatic ones (all but those of kind manual) go all that no rule wants: the last 10 stay, and the last of each
-    hour for a day and of each day for a week."""
+    FREES is what deleting one would free; what several share counts for none of them.
+    Automatic ones (of every kind but manual) go when no rule wants them: the last 10 stay, the last of each hour for a
+    day, and the last of each day for a week."""
     found = session.tenure.agents(agent).snapshots.list()
     if session.json:
         output.print_json({"snapshots": found})
@@ -52,17 +53,19 @@ def list_snapshots(session: Session, agent: AgentName) -> None:
         output.note(f"There are no snapshots of {agent}. Take one: tenure snapshot create {agent}")
         return
     output.print_table(
-        ("ID", "NAME", "KIND", "TAKEN", "RUNS"),
+        ("ID", "NAME", "KIND", "TAKEN", "FREES", "RUNS"),
         [
             (
                 one.id,
                 one.name or "-",
                 one.kind,
                 output.human_age(one.created_at),
+                output.human_bytes(one.exclusive_bytes),
                 " ".join(f"{run}@{seq}" for run, seq in one.runs.items()) or "-",
             )
             for one in found
         ],
+        right=("FREES",),
     )
 
 

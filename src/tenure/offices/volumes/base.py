@@ -15,6 +15,7 @@ Conformance kit: `tenure.testing.volume_conformance`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,12 @@ class VolumeDriver(ABC):
     @abstractmethod
     async def usage(self, volume: Path) -> VolumeUsage:
         """What the volume takes now; may be some seconds old. Raises `NotFound`."""
+
+    async def exclusive(self, volumes: Sequence[Path]) -> dict[Path, int]:
+        """`VolumeUsage.exclusive_bytes` of many volumes at the price of one; without those that are not there, and without any
+        where the driver cannot tell."""
+        del volumes
+        return {}
 
     async def origin(self, snapshot: Path) -> Origin | None:
         """Of a snapshot: which volume it shows, and up to when. None where the driver cannot tell what changed since."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -20,6 +21,7 @@ from tenure.offices.volumes.btrfs_calls import (
     create_subvolume,
     limit_referenced,
     snapshot_subvolume,
+    subvolume_id,
 )
 from tenure.offices.volumes.btrfs_changes import all_changed_inodes, origin_of_snapshot
 
@@ -85,6 +87,15 @@ class BtrfsDriver(VolumeDriver):
         )
         return parse_usage(shown.stdout)
 
+    async def exclusive(self, volumes: Sequence[Path]) -> dict[Path, int]:
+        there = [volume for volume in volumes if _is_subvolume(volume)]
+        if not there:
+            return {}
+        shown = await _btrfs("qgroup", "show", "-r", "-e", "--raw", there[0], doing="Reading the usage of volumes")
+        counted = parse_exclusive(shown.stdout)
+        found = await _call("Reading the ids of volumes", _ids, there)
+        return {volume: counted[number] for volume, number in found.items() if number in counted}
+
     async def keep_limits(self, pool: Path) -> bool:
         try:
             lost = counting_is_lost(pool)
@@ -123,6 +134,21 @@ def parse_usage(table: str) -> VolumeUsage:
             limit = None if fields[3] == "none" else int(fields[3])
             return VolumeUsage(used_bytes=int(fields[1]), limit_bytes=limit, exclusive_bytes=int(fields[2]))
     raise VolumeError("btrfs counts nothing for this volume.", hint=QUOTA_HINT)
+
+
+def _ids(volumes: Sequence[Path]) -> dict[Path, int]:
+    """Without those that went meanwhile."""
+    found: dict[Path, int] = {}
+    for volume in volumes:
+        with contextlib.suppress(FileNotFoundError):
+            found[volume] = subvolume_id(volume)
+    return found
+
+
+def parse_exclusive(table: str) -> dict[int, int]:
+    """Exclusive bytes by the volume's id, of a table of all volumes as `parse_usage` reads one line of."""
+    lines = (line.split() for line in table.splitlines())
+    return {int(fields[0][2:]): int(fields[2]) for fields in lines if len(fields) >= 3 and fields[0].startswith("0/")}
 
 
 def _is_subvolume(path: Path) -> bool:
