@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
-from tenure.errors import DoorClosed, DoorError, SetupError
+from tenure.errors import DoorClosed, DoorError, SandboxError, SetupError
 from tenure.offices.door import frames
 from tenure.offices.door.frames import DoorRequest
 from tenure.offices.door.session import (
@@ -84,6 +85,9 @@ class Door:
         self._arrived = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._in_use: set[asyncio.StreamWriter] = set()
+        self._dialled: WeakSet[asyncio.StreamWriter] = WeakSet()
+        self.refusals = 0
+        """How often the office had no room for another command."""
 
     # --- life ------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -120,8 +124,7 @@ class Door:
 
     def hang_up(self) -> None:
         """Closes all connections; the office dials anew (rung 4 of the ladder)."""
-        while self._idle:
-            self._idle.popleft()[1].close()
+        self.drop_idle()
         for writer in list(self._in_use):
             writer.transport.abort()
 
@@ -159,6 +162,7 @@ class Door:
         return drained
 
     async def _on_dial(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._dialled.add(writer)
         self._drop_dead()
         if len(self._idle) >= IDLE_CONNECTIONS_MAX:
             writer.close()
@@ -166,6 +170,16 @@ class Door:
         async with self._arrived:
             self._idle.append((reader, writer))
             self._arrived.notify_all()  # not one: it may be one that only wants to know
+
+    @property
+    def lines(self) -> int:
+        """How many connections of the office are open, idle or in use."""
+        return sum(not writer.is_closing() for writer in self._dialled)
+
+    def drop_idle(self) -> None:
+        """Closes the idle connections, so that the office dials anew; what is in use goes on."""
+        while self._idle:
+            self._idle.popleft()[1].close()
 
     def _drop_dead(self) -> None:
         for _ in range(len(self._idle)):
@@ -254,7 +268,8 @@ class Door:
             raise DoorClosed(
                 f"The office of {self.agent} did not start the command in {ANSWER_TIMEOUT_S:g} s."
             ) from error
-        except BaseException:
+        except BaseException as error:
+            self.refusals += isinstance(error, SandboxError) and counts
             writer.close()
             raise
         finally:
@@ -340,7 +355,9 @@ class Door:
             if payload.startswith(b"program: "):
                 text = payload.removeprefix(b"program: ").decode("utf-8", "replace")
                 return CommandStatus(CommandState.EXITED, exit_code=127, output=text, output_bytes=len(text))
-            raise error_of(payload)
+            error = error_of(payload)
+            self.refusals += isinstance(error, SandboxError)
+            raise error
         return parse_job_status(payload)
 
     # --- byte streams ------------------------------------------------------------------------------------------------

@@ -62,6 +62,10 @@ class SandboxUsage:
     memory_bytes: int
     cpu_s: float
     processes: int
+    processes_max: int | None = None
+    """Of what `processes` counts; None where the driver holds no limit."""
+    oom_kills: int = 0
+    """How many processes the host's kernel ended at the memory limit since start."""
 
 
 class SandboxDriver(ABC):
@@ -121,6 +125,12 @@ class SandboxDriver(ABC):
     @abstractmethod
     async def usage(self, sandbox_id: str) -> SandboxUsage:
         """Raises `NotFound` unless RUNNING or PAUSED."""
+
+    async def kill_largest(self, sandbox_id: str, *, least_bytes: int) -> int | None:
+        """SIGKILL to the process inside that holds most memory, whether or not anybody inside answers; how many bytes that
+        were. None where the driver cannot, or none holds as much as `least_bytes`."""
+        del sandbox_id, least_bytes
+        return None
 
     @abstractmethod
     async def ids(self) -> list[str]:

@@ -110,6 +110,16 @@ class Cgroup:
     def tasks(self) -> int:
         return _number(self.directory("pids") / "pids.current")
 
+    @property
+    def tasks_max(self) -> int | None:
+        text = _read(self.directory("pids") / "pids.max").strip()
+        return int(text) if text.isdigit() else None
+
+    @property
+    def oom_kills(self) -> int:
+        name = "memory.events" if self.is_v2 else "memory.oom_control"
+        return _fields(self.directory("memory") / name).get("oom_kill", 0)
+
 
 def _read(path: Path) -> str:
     try:

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import time
 from collections.abc import Awaitable, Callable
@@ -47,6 +48,7 @@ SIGNAL_TIMEOUT_S = 10.0
 FREEZE_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 30.0
 POLL_S = 0.005
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ID_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
 FLAGS = ("--platform=systrap", "--network=none", "--overlay2=none", "--host-uds=open")
 HOST_SOCKET_OPEN = "SCMConnectedEndpoint"
@@ -124,7 +126,17 @@ class GvisorDriver(SandboxDriver):
         if await self.state(sandbox_id) not in (SandboxState.RUNNING, SandboxState.PAUSED):
             raise NotFound(f"The sandbox {sandbox_id} is not running.")
         cgroup = self._cgroup(sandbox_id)
-        return SandboxUsage(memory_bytes=cgroup.memory_bytes, cpu_s=cgroup.cpu_s, processes=cgroup.tasks)
+        return SandboxUsage(cgroup.memory_bytes, cgroup.cpu_s, cgroup.tasks, cgroup.tasks_max, cgroup.oom_kills)
+
+    async def kill_largest(self, sandbox_id: str, *, least_bytes: int) -> int | None:
+        # Each process inside has one of the host's, whose end is its end; gVisor's own are not chosen.
+        held = {pid: _resident_bytes(pid) for pid in self._cgroup(sandbox_id).pids() if not _is_runtime(pid)}
+        largest = max(held, key=lambda pid: held[pid], default=0)
+        if held.get(largest, -1) < least_bytes:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(largest, signal.SIGKILL)
+        return held[largest]
 
     async def ids(self) -> list[str]:
         found = set(Cgroup(self._group).children())
@@ -217,7 +229,8 @@ class GvisorDriver(SandboxDriver):
         if await self.state(sandbox_id) is SandboxState.PAUSED:
             with contextlib.suppress(SandboxError):
                 await self._let_go(sandbox_id)
-        await asyncio.to_thread(images.discard, image)
+        with contextlib.suppress(OSError):  # what stays is replaced at the next attempt
+            await asyncio.to_thread(images.discard, image)
         if isinstance(error, SandboxError | OSError):
             state = await self.state(sandbox_id)
             reason = (
@@ -336,8 +349,8 @@ def _spare_the_runtime(cgroup: Cgroup) -> None:
     """Makes the kernel, past the memory limit, choose a process inside before gVisor itself: measured, an ordinary leak then
     ends the leaking process (3 of 3), where otherwise it ends the whole sandbox (3 of 3)."""
     for pid in cgroup.pids():
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"runsc-"):
+        if _is_runtime(pid):
+            with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/oom_score_adj").write_text("0")
 
 
@@ -360,6 +373,18 @@ def _first_words(stderr: str) -> str:
         return "something in it holds a connection to the host."
     first = next((line for line in stderr.splitlines() if line.strip()), "runsc gave no reason")
     return first.rpartition("encoding error: ")[2].strip(" :")[-LAST_WORDS_CHARS:] + "."
+
+
+def _is_runtime(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"runsc-")
+    return True  # it has just ended
+
+
+def _resident_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    return 0
 
 
 def _last_words(log: Path) -> str:
