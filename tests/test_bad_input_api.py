@@ -27,6 +27,7 @@ from tenure.server.checks import ARG_BYTES_MAX
 from tenure.server.gateway.passes import Passes
 from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
+from tenure.testing.fake_exports import exports_of
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
 from tenure.testing.fake_ssh_keys import FakeSshKeys
@@ -284,8 +285,15 @@ class Target:
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         gateway = Gateway(FakeSshKeys(), Passes(TOKENS.owner))
+        offices = FakeOffices()
         services = Services(
-            Settings(home=Path("/nonexistent")), FakeOffices(), FakeRuns(), FakeInbox(), datetime.now(UTC), gateway
+            Settings(home=Path("/nonexistent")),
+            offices,
+            FakeRuns(),
+            FakeInbox(),
+            datetime.now(UTC),
+            gateway,
+            exports_of(offices),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

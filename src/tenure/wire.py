@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, model_validator
 
 GOAL_CHARS_MAX = 10_000
 PLAYBOOK_CHARS_MAX = 512 * 1024
@@ -235,6 +235,8 @@ class Snapshot(Answer):
     runs: dict[str, int] = Field(default_factory=dict[str, int])
     """How far the journal (seq) of each run that was not over had come."""
     step: StepMark | None = None
+    exclusive_bytes: int | None = None
+    """In lists: what deleting it would free, as of some seconds ago; null where the volume driver cannot tell."""
 
 
 class SnapshotList(Answer):
@@ -331,6 +333,103 @@ class ForkRequest(Request):
 
     new: str
     snapshot: str | None = Field(default=None, max_length=64)
+
+
+# --- exports -------------------------------------------------------------------------------------------------------
+class ExportRequest(Request):
+    """`POST …/export`: the answer is the archive."""
+
+    since: str | None = Field(default=None, max_length=64)
+    """Id of an earlier export: only what changed since."""
+    key: SecretStr | None = Field(default=None, max_length=200)
+    """With it the archive is encrypted: the text of a key file."""
+
+    @field_serializer("key", when_used="json-unless-none")
+    def _told(self, key: SecretStr) -> str:
+        return key.get_secret_value()
+
+
+class ExportToRequest(ExportRequest):
+    """`POST …/exports`: the server writes the archive to S3."""
+
+    to: str = Field(max_length=2000)
+    """s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ to have it named."""
+
+
+class Export(Answer):
+    id: str
+    agent: str
+    base: str | None = None
+    """The export that it continues; None for one that is whole by itself."""
+    destination: str = ""
+    """Empty for one that went to a client."""
+    state: str
+    """ "running", "done" or "failed"."""
+    key_id: str | None = None
+    """Of the key that opens it; None for one that is not encrypted."""
+    scheduled: bool = False
+    size_bytes: int | None = None
+    """While it runs: how much of it there is."""
+    error: str | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class ExportScheduleRequest(Request):
+    """`PUT …/exports/schedule`: a copy of the office is kept in S3 from now on, made anew every so often."""
+
+    to: str = Field(max_length=2000)
+    """s3://BUCKET/PREFIX/"""
+    every_s: float = Field(ge=60, le=366 * 86400)
+    key: SecretStr | None = Field(default=None, max_length=200)
+    """The server keeps it."""
+    full_every: int = Field(default=24, ge=1, le=1000)
+    """So many make a chain, of which the first is whole."""
+    chains_kept: int = Field(default=3, ge=1, le=1000)
+
+    @field_serializer("key", when_used="json-unless-none")
+    def _told(self, key: SecretStr) -> str:
+        return key.get_secret_value()
+
+
+class ExportSchedule(Answer):
+    agent: str
+    destination: str
+    every_s: float
+    full_every: int
+    chains_kept: int
+    key_id: str | None = None
+    next_at: datetime
+    failures: int = 0
+    """In a row."""
+    last_error: str | None = None
+
+
+class ExportList(Answer):
+    exports: list[Export]
+    schedule: ExportSchedule | None = None
+
+
+class FetchRequest(Request):
+    """`POST /v1/imports/s3`: a new agent of archives in S3. What the last of them continues is looked for beside it."""
+
+    sources: list[str] = Field(min_length=1, max_length=1000)
+    name: str | None = None
+    """Without, the name that the agent had."""
+    key: SecretStr | None = Field(default=None, max_length=200)
+
+    @field_serializer("key", when_used="json-unless-none")
+    def _told(self, key: SecretStr) -> str:
+        return key.get_secret_value()
+
+
+class Imported(Answer):
+    agent: Agent
+    origin: str
+    """Id of the last archive."""
+    written_bytes: int
+    runs: int
+    """Of its runs those that were over, and are known here now."""
 
 
 # --- commands in an office -----------------------------------------------------------------------------------------

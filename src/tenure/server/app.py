@@ -16,6 +16,7 @@ from tenure.identity.tokens import Tokens
 from tenure.server.api import (
     agents,
     commands,
+    exports,
     files,
     health,
     inbox,
@@ -31,7 +32,7 @@ from tenure.server.failures import Failures
 from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
 from tenure.server.services import Services
 
-ROUTERS = (health, agents, snapshots, commands, files, sql, objects, runs, inbox, ssh, ssh_keys, previews)
+ROUTERS = (health, agents, snapshots, exports, commands, files, sql, objects, runs, inbox, ssh, ssh_keys, previews)
 PASSED_ON: tuple[type[Exception], ...] = (
     HTTPException,
     RequestValidationError,

@@ -19,6 +19,8 @@ from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
+from tenure.offices.archives.exports import Exports
+from tenure.offices.archives.store import ExportStore
 from tenure.offices.care import Care
 from tenure.offices.history import History
 from tenure.offices.life import Offices
@@ -48,10 +50,12 @@ from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.setup import current_image, ensure_pool_mounted
 from tenure.use import Use
+from tenure.work.carried import CarriedRuns
 from tenure.work.claims import release_claims, worker_id
 from tenure.work.runs import Runs
 
 LIMITS_EVERY_S = 2.0
+EXPORTS_EVERY_S = 5.0
 REST_EVERY_S = 1.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -89,6 +93,15 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             lambda snapshots, find_office: Care.of(parts, history, runs.open_of, leave, snapshots, find_office),
             check_egress=lambda entries: check_entries(entries, clients.presets),
         )
+        exports = Exports(
+            ExportStore(database),
+            parts,
+            offices,
+            CarriedRuns(database),
+            inbox,
+            current_image(settings).path,
+            check_egress=lambda entries: check_entries(entries, clients.presets),
+        )
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
         services = Services(
@@ -98,6 +111,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             inbox=inbox,
             started_at=datetime.now(UTC),
             gateway=Gateway(keys, Passes(ground.tokens.owner), public_text(host_key), ssh.hang_up),
+            exports=exports,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -108,8 +122,10 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             "egress": lambda record, path, use: _serve_egress(settings, record, clients.presets, path, use),
         }
         await offices.adopt_all()
+        await exports.tidy()
         chores = [
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
+            Chore("exporting by schedule", EXPORTS_EVERY_S, exports.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
         ]
         try:
@@ -122,6 +138,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
                     ssh=ssh,
                 )
         finally:
+            await exports.close()
             await offices.close()
 
 

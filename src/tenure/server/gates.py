@@ -108,6 +108,8 @@ def body_bytes_max(method: str, path: str, *, office: bool = False) -> int | Non
     the caller may send it, so an office gets no more than what it may do needs."""
     if method == "PUT" and _STREAMED.match(path):
         return None
+    if method == "POST" and path == "/v1/imports" and not office:
+        return None
     if method == "POST" and path.endswith("/exec") and not office:
         return EXEC_BODY_BYTES_MAX
     return BODY_BYTES_MAX

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tenure import wire
+from tenure.export_keys import Key
 from tenure.offices.models import SnapshotKind, StepMark
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
@@ -174,6 +175,44 @@ class Snapshots(Protocol):
 
     async def diff(self, agent: str, wanted: str, to: str | None = None, *, tables: bool = True) -> Any:
         """To another snapshot, or to now. Raises `Conflict` while another comparison of the agent goes on."""
+        ...
+
+
+class Exports(Protocol):
+    """Values with the attributes of `wire.Export`, `wire.ExportSchedule`, `wire.Imported`."""
+
+    async def list(self, agent: str) -> Sequence[Any]:
+        """The oldest first."""
+        ...
+
+    async def get(self, agent: str, export_id: str) -> Any: ...
+    async def schedule_of(self, agent: str) -> Any:
+        """None when there is none."""
+        ...
+
+    async def send(
+        self, agent: str, *, since: str | None = None, key: Key | None = None
+    ) -> tuple[Any, AsyncGenerator[bytes]]:
+        """A new export and its bytes; with `since` only what changed since that one. Raises `NotFound`, `Conflict`."""
+        ...
+
+    async def start(self, agent: str, to: str, *, since: str | None = None, key: Key | None = None) -> Any:
+        """Begins an export to S3. Raises `InvalidArgument` for an address that is none."""
+        ...
+
+    async def keep(self, agent: str, wanted: Any) -> Any:
+        """`wanted` has the attributes of `wire.ExportScheduleRequest`. Raises `InvalidArgument`, `StorageError`."""
+        ...
+
+    async def stop(self, agent: str) -> None:
+        """Raises `NotFound` when there is no schedule."""
+
+    async def receive(self, name: str, chunks: AsyncIterator[bytes]) -> Any:
+        """A new agent of the archives in a body. Raises `InvalidName`, `AlreadyExists`, `ArchiveError`, `DiskFull`."""
+        ...
+
+    async def fetch(self, sources: Sequence[str], name: str | None = None, key: Key | None = None) -> Any:
+        """A new agent of archives in S3."""
         ...
 
 
@@ -384,6 +423,7 @@ class Services:
     inbox: Inbox
     started_at: datetime
     gateway: Gateway
+    exports: Exports
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)
