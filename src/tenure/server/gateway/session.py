@@ -60,7 +60,7 @@ class OfficeSession(asyncssh.SSHServerSession[bytes]):
         agent: str,
         *,
         admit: Callable[[], Awaitable[None]],
-        ended: Callable[[], None],
+        ended: Callable[[OfficeSession], None],
         link: Room,
         notes: Sequence[str] = (),
     ) -> None:
@@ -131,24 +131,30 @@ class OfficeSession(asyncssh.SSHServerSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._work is not None:
             self._work.cancel()
-        self._ended()
+        self._ended(self)
+
+    def end(self, reason: str) -> None:
+        """Ends the command and tells the person why."""
+        if self._work is not None:
+            self._work.cancel()
+            self._say(reason)
+            if not self._channel.is_closing():
+                self._channel.exit(EXIT_FAILED)
 
     # --- the work --------------------------------------------------------------------------------------------------------
     async def _run(self) -> None:
         code = EXIT_FAILED
         try:
             for note in self._notes:
-                await self._say(note)
+                self._say(note)
             code = await self._carry()
         except TenureError as error:
-            await self._say(error.message, error.hint)
+            self._say(error.message, error.hint)
         except OSError:
             pass  # the client closed the channel: there is nobody to be told
         except Exception:
             log.exception("a session of %s broke", shorten(self._agent))
-            await self._say(
-                "Something in the gateway broke.", "The server's log (`tenure logs --server`) has the details."
-            )
+            self._say("Something in the gateway broke.", "The server's log (`tenure logs --server`) has the details.")
         if self._channel.is_closing():
             self._channel.abort()  # lets go of what nobody will read
         else:
@@ -213,7 +219,7 @@ class OfficeSession(asyncssh.SSHServerSession[bytes]):
         finally:
             sending.cancel()
 
-    async def _say(self, *lines: str) -> None:
+    def _say(self, *lines: str) -> None:
         """To the person: the name of what speaks, a line each."""
         end = "\r\n" if self._wanted.tty else "\n"
         text = "".join(f"tenure: {part}{end}" for line in lines for part in line.splitlines() if part.strip())

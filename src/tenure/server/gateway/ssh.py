@@ -51,6 +51,7 @@ FORWARDS_MAX = 128
 """Both per connection."""
 KEEPALIVE_S = 60
 KEEPALIVES_MAX = 10
+HANG_UP_S = 0.5
 CLOSE_GRACE_S = 2.0
 ACCEPT_PAUSE_S = 0.5
 VERSION = "Tenure"
@@ -73,7 +74,8 @@ class _Parts:
     offices: Offices
     keys: SshKeys
     arrivals: Arrivals[GatewayConnection]
-    of_key: dict[str, set[GatewayConnection]]
+    inside: set[Gatekeeper]
+    """Of all who have authenticated."""
 
 
 class GatewayConnection(asyncssh.SSHServerConnection):
@@ -129,7 +131,7 @@ class Gatekeeper(asyncssh.SSHServer):
         self._shown: SshKey | None = None
         self._key: SshKey | None = None
         self._notes: list[str] = []
-        self._sessions = 0
+        self._sessions: set[OfficeSession] = set()
         self._forwards: set[OfficeForward] = set()
         self._touching: asyncio.Task[None] | None = None
 
@@ -164,7 +166,7 @@ class Gatekeeper(asyncssh.SSHServer):
         if not self._parts.arrivals.authenticated(self._conn):
             self._conn.disconnect(DISC_TOO_MANY_CONNECTIONS, "Too many connections are open.")
             return
-        self._parts.of_key.setdefault(self._key.id, set()).add(self._conn)
+        self._parts.inside.add(self)
         log.info("%s with key %s from %s: agent %s", *self._whom(), self._conn.peer, shorten(self._conn.agent, 60))
         self._touching = asyncio.create_task(self._touch(self._key.id))
 
@@ -180,42 +182,49 @@ class Gatekeeper(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._parts.arrivals.left(self._conn)
-        if self._key is not None and (others := self._parts.of_key.get(self._key.id)) is not None:
-            others.discard(self._conn)
-            if not others:
-                del self._parts.of_key[self._key.id]
+        self._parts.inside.discard(self)
         for forward in list(self._forwards):
             forward.abandon()
         if self._key is None and self._conn.is_stranger:
             log.debug("%s left unauthenticated: %s", self._conn.peer, exc)
 
+    def came_with(self, key_id: str) -> bool:
+        return self._key is not None and self._key.id == key_id
+
+    def hang_up(self, reason: str) -> None:
+        """Ends all that is open, and soon the connection: a disconnect at once could overtake the reason."""
+        self._key = None
+        for session in list(self._sessions):
+            session.end(reason)
+        for forward in list(self._forwards):
+            forward.abandon()
+        asyncio.get_running_loop().call_later(HANG_UP_S, self._conn.disconnect, DISC_BY_APPLICATION, reason)
+
     # --- what ----------------------------------------------------------------------------------------------------------------
     async def _admit(self) -> None:
         """Raises what forbids this connection's principal the office that it names."""
         if self._key is None:
-            raise Unauthenticated("This connection has not authenticated.")
+            raise Unauthenticated("The key of this connection was removed.", hint="`tenure ssh-key add` lets a key in.")
         agent = self._conn.agent
         authorize(principal_from(self._key.principal), "agent:ssh", Resource("agent", owner=agent, name=agent))
         await self._parts.offices.need(check_name(agent))
 
     def session_requested(self) -> OfficeSession:
-        if self._sessions >= SESSIONS_MAX:
+        if len(self._sessions) >= SESSIONS_MAX:
             raise asyncssh.ChannelOpenError(
                 OPEN_RESOURCE_SHORTAGE, f"{SESSIONS_MAX} sessions are open on this connection already."
             )
-        self._sessions += 1
         notes, self._notes = self._notes, []
-        return OfficeSession(
+        session = OfficeSession(
             self._parts.offices,
             self._conn.agent,
             admit=self._admit,
-            ended=self._session_ended,
+            ended=self._sessions.discard,
             link=self._conn.room,
             notes=notes,
         )
-
-    def _session_ended(self) -> None:
-        self._sessions -= 1
+        self._sessions.add(session)
+        return session
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
@@ -269,7 +278,7 @@ class SshGateway:
     """A running gateway."""
 
     def __init__(self, offices: Offices, keys: SshKeys, host_key: asyncssh.SSHKey) -> None:
-        self._parts = _Parts(offices, keys, Arrivals(), {})
+        self._parts = _Parts(offices, keys, Arrivals(), set())
         self._host_key = host_key
         self._pace = Pace(HANDSHAKES_PER_S, HANDSHAKES_BURST)
         self._accepting: asyncio.Task[None] | None = None
@@ -322,8 +331,9 @@ class SshGateway:
 
     def hang_up(self, key_id: str) -> None:
         """Ends the connections that came in with a key that is nobody's any more."""
-        for connection in list(self._parts.of_key.get(key_id, ())):
-            connection.disconnect(DISC_BY_APPLICATION, "The key was removed.")
+        for one in list(self._parts.inside):
+            if one.came_with(key_id):
+                one.hang_up("The key was removed.")
 
     async def close(self) -> None:
         """Accepts no more, tells every client that the server stops, and ends what still runs. May be called again."""
@@ -331,9 +341,12 @@ class SshGateway:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
             self._accepting = None
-        open_now = self._parts.arrivals.all()
-        for connection in open_now:
-            connection.disconnect(DISC_BY_APPLICATION, "The Tenure server stops.")
+        for one in list(self._parts.inside):
+            one.hang_up("The Tenure server stops.")
+        connections = self._parts.arrivals.all()
+        for connection in connections:
+            if connection.is_stranger:
+                connection.abort()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE_S):
-                await asyncio.gather(*(connection.wait_closed() for connection in open_now))
+                await asyncio.gather(*(connection.wait_closed() for connection in connections))
