@@ -17,6 +17,7 @@ from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec
 
 ANSWER_TIMEOUT_S = 90.0
 ANSWER_BYTES_MAX = 16 * 1024**2
+CONNECTIONS = 3
 OFFICED = r'''#!/usr/bin/env python3
 """Dials the door; each connection carries one request, {"script", "uid"}, and its answer, {"exit_code", "output"}."""
 import json, os, signal, socket, subprocess, sys, threading, time
@@ -35,34 +36,29 @@ for name in ("exit-at-start", "ignore-sigterm"):
     if os.path.exists(jobs + "/" + name):
         os._exit(3) if name == "exit-at-start" else signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+def answer(request):
+    try:
+        done = subprocess.run(["/bin/sh", "-c", request["script"]], user=request["uid"], env=env,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return {"exit_code": done.returncode, "output": done.stdout.decode(errors="replace")}
+    except Exception as error:
+        return {"exit_code": -1, "output": repr(error)}
+
 def serve():
     while True:
-        line = socket.socket(socket.AF_UNIX)
         try:
-            line.connect(door)
-            stream = line.makefile("rw")
-            request = json.loads(stream.readline())
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(door)
+                with line.makefile("rw") as stream:
+                    stream.write(json.dumps(answer(json.loads(stream.readline()))) + "\n")
         except (OSError, ValueError):
             time.sleep(0.02)
-            continue
-        try:
-            done = subprocess.run(["/bin/sh", "-c", request["script"]], user=request["uid"], env=env,
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            answer = {"exit_code": done.returncode, "output": done.stdout.decode(errors="replace")}
-        except Exception as error:
-            answer = {"exit_code": -1, "output": repr(error)}
-        try:
-            stream.write(json.dumps(answer) + "\n")
-            stream.flush()
-            line.close()
-        except OSError:
-            pass
 
-for _ in range(3):
+for _ in range(CONNECTIONS):
     threading.Thread(target=serve, daemon=True).start()
 while True:
     signal.pause()
-'''
+'''.replace("CONNECTIONS", str(CONNECTIONS))
 
 
 @dataclass(frozen=True)
@@ -91,18 +87,39 @@ class OfficeProbe:
         program = self.spec.officed_dir / "officed"
         program.write_text(OFFICED)
         program.chmod(0o755)
+        await self.listen()
+
+    async def listen(self) -> None:
+        """What runs inside dials again."""
         self._server = await asyncio.start_unix_server(
             self._arrived, self.spec.doorway / "door.sock", limit=ANSWER_BYTES_MAX
         )
 
+    async def drain(self) -> None:
+        """Closes the door; returns when nothing inside holds a connection. `listen` opens it again."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            lines: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+            while len(lines) < CONNECTIONS:
+                line = await self._idle.get()
+                if not line[0].at_eof() and not line[1].is_closing():
+                    lines.append(line)
+            self._stop_listening()
+            for reader, writer in lines:
+                writer.write_eof()
+                await reader.read()
+                writer.close()
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        (self.spec.doorway / "door.sock").unlink(missing_ok=True)
+
     async def close(self) -> None:
         """Ends the sandbox and closes the doorway; nothing of either stays."""
         await self.driver.stop(self.id, grace_s=0)
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         for writer in self._writers:
             writer.close()
-        (self.spec.doorway / "door.sock").unlink(missing_ok=True)
 
     async def __aenter__(self) -> OfficeProbe:
         await self.open()
@@ -111,8 +128,8 @@ class OfficeProbe:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def start(self) -> None:
-        await self.driver.start(self.spec)
+    async def start(self, *, image: Path | None = None, binding: str = "") -> None:
+        await self.driver.start(self.spec, image=image, binding=binding)
 
     async def run(self, script: str, *, uid: int | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
         """Runs `script` with `/bin/sh` inside, as root unless `uid` says otherwise. Raises `ConnectionError` when the sandbox

@@ -10,51 +10,24 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from tenure.errors import Conflict, InvalidArgument, NotFound, TenureError
-from tenure.offices.sandboxes.base import SandboxDriver, SandboxLimits, SandboxSpec, SandboxState
+from tenure.errors import Conflict, InvalidArgument, NotFound
+from tenure.offices.sandboxes.base import SandboxState
+from tenure.testing.checkpoint_conformance import CHECKPOINT_CONTRACTS
 from tenure.testing.office_probe import OFFICED, OfficeProbe
+from tenure.testing.sandbox_bench import (
+    EVENT_TIMEOUT_S,
+    LIMITS,
+    STILLNESS_S,
+    Contract,
+    SandboxBench,
+    eventually,
+    refused,
+)
 
-EVENT_TIMEOUT_S = 60.0
-STILLNESS_S = 0.3
 BEAT = "(while :; do date +%s%N > $PROBE_NOTES/beat; sleep 0.02; done) > /dev/null 2>&1 < /dev/null & echo beating"
-LIMITS = SandboxLimits(cpus=1.0, memory_bytes=512 * 1024**2, processes_max=96)
-
-
-@dataclass(frozen=True)
-class SandboxBench:
-    """What a clause needs: `make_driver` gives a driver on the same state each time (as after a restart of the server),
-    `make_root` a fresh root directory with `python3`, `unique_name` ids that nobody else uses; `directory` is empty and
-    its path short (sockets are made in it); `officed` is the real program, static."""
-
-    make_driver: Callable[[], SandboxDriver]
-    make_root: Callable[[str], Awaitable[Path]]
-    unique_name: Callable[[str], str]
-    directory: Path
-    officed: Path
-
-    async def office(
-        self, label: str = "a", *, limits: SandboxLimits = LIMITS, forwards: tuple[tuple[str, str], ...] = ()
-    ) -> AbstractAsyncContextManager[OfficeProbe]:
-        """A sandbox that is not started yet; leaving the context stops it."""
-        name = self.unique_name(label)
-        spec = SandboxSpec(
-            id=name,
-            root=await self.make_root(name),
-            doorway=self.directory / f"{label}-door",
-            officed_dir=self.directory / f"{label}-bin",
-            hostname=f"host-{label}",
-            limits=limits,
-            forwards=forwards,
-        )
-        return OfficeProbe(self.make_driver(), spec)
-
-
-Contract = Callable[[SandboxBench], Awaitable[None]]
 
 
 async def check_sandbox_driver(make_bench: Callable[[], SandboxBench]) -> None:
@@ -68,14 +41,14 @@ async def a_sandbox_never_started_is_absent(bench: SandboxBench) -> None:
     assert await driver.state(name) is SandboxState.ABSENT
     assert name not in await driver.ids()
     await driver.stop(name)
-    await _refused(driver.usage(name), NotFound)
-    await _refused(driver.pause(name), Conflict)
-    await _refused(driver.resume(name), Conflict)
+    await refused(driver.usage(name), NotFound)
+    await refused(driver.pause(name), Conflict)
+    await refused(driver.resume(name), Conflict)
 
 
 async def an_id_cannot_lead_elsewhere(bench: SandboxBench) -> None:
     for bad in ("", "..", "../x", "a/b", "A", "a b", "x" * 81):
-        await _refused(bench.make_driver().state(bad), InvalidArgument)
+        await refused(bench.make_driver().state(bad), InvalidArgument)
 
 
 async def a_started_sandbox_runs_officed_which_dials_the_door(bench: SandboxBench) -> None:
@@ -92,7 +65,7 @@ async def a_started_sandbox_runs_officed_which_dials_the_door(bench: SandboxBenc
 async def starting_twice_is_a_conflict_and_harms_nothing(bench: SandboxBench) -> None:
     async with await bench.office() as office:
         await office.start()
-        await _refused(office.start(), Conflict)
+        await refused(office.start(), Conflict)
         assert await office.output("echo still here") == "still here"
 
 
@@ -140,7 +113,7 @@ async def a_sandbox_that_ends_by_itself_is_dead_and_starts_again(bench: SandboxB
         await office.start()
         await _dies(office)
         assert office.id in await office.driver.ids()
-        await _refused(office.driver.usage(office.id), NotFound)
+        await refused(office.driver.usage(office.id), NotFound)
         await office.start()
         assert await office.output("echo again") == "again"
         await _dies(office)
@@ -166,12 +139,12 @@ async def pause_freezes_and_resume_thaws(bench: SandboxBench) -> None:
         assert await driver.state(office.id) is SandboxState.PAUSED
         assert office.id in await driver.ids()
         assert not await _beats(office, STILLNESS_S)
-        await _refused(driver.pause(office.id), Conflict)
-        await _refused(office.start(), Conflict)
+        await refused(driver.pause(office.id), Conflict)
+        await refused(office.start(), Conflict)
         await driver.resume(office.id)
         assert await driver.state(office.id) is SandboxState.RUNNING
         assert await _beats(office, EVENT_TIMEOUT_S)
-        await _refused(driver.resume(office.id), Conflict)
+        await refused(driver.resume(office.id), Conflict)
 
 
 async def a_paused_sandbox_can_be_stopped(bench: SandboxBench) -> None:
@@ -194,7 +167,7 @@ async def usage_counts_memory_time_and_processes(bench: SandboxBench) -> None:
         await office.output("(python3 -c 'a = b\"x\" * 100_000_000\nimport time; time.sleep(600)') > /dev/null 2>&1 &")
         # A fixed amount of work: the guest's own clock of processor time runs on while the host lets it wait.
         await office.output("python3 -c 'for _ in range(60_000_000): pass'")
-        await _eventually(lambda: _memory_grew(office, before.memory_bytes + 80_000_000))
+        await eventually(lambda: _memory_grew(office, before.memory_bytes + 80_000_000))
         assert (await office.driver.usage(office.id)).cpu_s >= before.cpu_s + 0.4
 
 
@@ -331,30 +304,16 @@ SANDBOX_CONTRACTS: list[Contract] = [
     processes_are_limited,
     memory_is_limited,
     a_ruined_root_still_boots,
+    *CHECKPOINT_CONTRACTS,
 ]
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------------
-async def _refused(call: Awaitable[object], error: type[TenureError]) -> None:
-    try:
-        await call
-    except error:
-        return
-    raise AssertionError(f"{error.__name__} was not raised")
-
-
-async def _eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + EVENT_TIMEOUT_S
-    while not await holds():
-        assert time.monotonic() < deadline, f"{holds} did not come to hold in {EVENT_TIMEOUT_S:.0f} s"
-        await asyncio.sleep(0.02)
-
-
 async def _becomes(office: OfficeProbe, state: SandboxState) -> None:
     async def reached() -> bool:
         return await office.driver.state(office.id) is state
 
-    await _eventually(reached)
+    await eventually(reached)
 
 
 async def _dies(office: OfficeProbe) -> None:

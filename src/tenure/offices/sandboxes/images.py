@@ -102,8 +102,7 @@ def publish(image: Path) -> None:
 
 
 def discard(image: Path) -> None:
-    """Removes an image, complete or not; does nothing when there is none. A removal that is cut short leaves none that
-    `check` accepts."""
+    """Removes an image, complete or not; does nothing when there is none. What is cut short leaves none that can be used."""
     _remove(_beside(image))
     _remove(image)
 
