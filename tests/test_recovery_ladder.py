@@ -16,9 +16,9 @@ from tenure.database import ControlDatabase
 from tenure.errors import (
     Conflict,
     ConnectionLost,
-    DiskFull,
     DoorClosed,
     EgressDenied,
+    InvalidArgument,
     NotFound,
     SandboxDead,
     ServerUnreachable,
@@ -200,8 +200,8 @@ async def test_a_door_that_stays_shut_leads_to_a_restart_then_to_a_person(stage:
     stage.hands.add("start_command", lambda: DoorClosed("closed"), times=1000)
     run = await stage.finish("run: echo never >> effects\nretry: 5")
     assert run.state == "parked"
-    assert step_of(run).rungs == [4, 4, 5, 5, 8]
-    assert [call["rung"] for call in stage.office.calls("analyst")] == [4, 4, 5, 5]
+    assert step_of(run).rungs == [4, 4, 5, 5, 7, 8]
+    assert [call["rung"] for call in stage.office.calls("analyst")] == [4, 4, 5, 5, 7]
     assert stage.effects() == []
 
 
@@ -252,7 +252,7 @@ async def test_a_sandbox_that_dies_under_a_running_command(stage: Stage) -> None
     ("error", "kind"),
     [
         (lambda: EgressDenied("example.org is not allowed"), "authentication"),
-        (lambda: DiskFull("the volume is full"), "disk_full"),
+        (lambda: InvalidArgument("there is no such user"), "usage"),
     ],
 )
 async def test_what_only_a_person_can_help_is_asked_at_once(
@@ -265,9 +265,26 @@ async def test_what_only_a_person_can_help_is_asked_at_once(
     assert await stage.rungs(run) == [(8, kind)]
 
 
-async def test_a_command_that_fills_the_disk_is_not_repeated(stage: Stage) -> None:
+async def test_a_full_disk_leads_to_one_restart_then_to_a_person(stage: Stage) -> None:
+    """There is no snapshot to go back to; and what fills a disk is not retried as often as what fails."""
     run = await stage.finish("run: 'echo \"write: No space left on device\" >&2; exit 1'\nretry: 5")
-    assert await stage.rungs(run) == [(8, "disk_full")]
+    assert await stage.rungs(run) == [(5, "disk_full"), (8, "disk_full")]
+
+
+async def test_branches_that_find_the_disk_full_are_served_by_one_restart(stage: Stage) -> None:
+    text = """
+name: full
+steps:
+  - id: year
+    for_each: [a, b, c]
+    run: grep -q 5 ../recoveries || { echo No space left on device; exit 1; }
+    on_lost: retry # the restart ends those that have just begun
+    retry: {attempts: 2, delay: 0}
+"""
+    run = await stage.runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
+    run = await at_rest(stage.runs, run.id)
+    assert run.state == "succeeded"
+    assert [call["rung"] for call in stage.office.calls("analyst")] == [5]
 
 
 async def test_a_parked_run_holds_nothing_and_goes_on_when_answered(stage: Stage) -> None:
@@ -390,5 +407,5 @@ async def test_unknown_runs_are_not_found(stage: Stage) -> None:
 async def test_dead_sandboxes_have_a_budget(stage: Stage) -> None:
     stage.hands.add("start_command", lambda: SandboxDead("dead"), times=1000)
     run = await stage.finish("run: echo never >> effects\nretry: 5")
-    assert step_of(run).rungs == [5, 5, 8]
+    assert step_of(run).rungs == [5, 5, 7, 8]
     assert "dead" in (run.question or "")

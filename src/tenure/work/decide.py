@@ -14,9 +14,12 @@ from tenure.work.failures import EVIDENCE_BYTES_MAX, MESSAGE_CHARS_MAX, Failure,
 from tenure.work.keys import mend_key
 from tenure.work.ladder import Rung, Spent, next_rung, retry_delay_s
 from tenure.work.plan import OnFailure, OnLost, Plan
+from tenure.work.snapshots import restore_points
 from tenure.work.state import Node, Phase, RunState
 from tenure.work.template import Scope, TemplateError, holds
 
+OF_OFFICE = (FailureClass.DOOR, FailureClass.SANDBOX, FailureClass.DISK_FULL)
+"""Failures of the office, which one recovery of it may end for all steps."""
 CLAIMS_IN_A_ROW_MAX = 20
 """So many workers died on a run without writing anything: the next one asks a person instead."""
 
@@ -57,6 +60,13 @@ class Mend:
 
 
 @dataclass(frozen=True)
+class Restore:
+    """Carry out rung 6, on which the node is: let go of all else that is under way, for its ground will be gone."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Wait:
     """Nothing new before then, unless something under way ends or the owner speaks."""
 
@@ -77,15 +87,15 @@ class End:
     event: e.RunSucceeded | e.RunFailed | e.Parked
 
 
-Doing = Attempt | Expand | Verify | Mend
+Doing = Attempt | Expand | Verify | Mend | Restore
 Action = Write | Doing | Wait | Halt | End
 
 
 def decide(state: RunState, now: datetime, randomness: float) -> list[Action]:
     """The actions for `state` at `now`; `randomness` in [0, 1) jitters delays. Empty when the run is over or parked.
 
-    Writes come alone: they change the state, so the driver asks again after them. Never empty otherwise, and an `End` comes
-    alone, when nothing else can go on."""
+    Writes come alone: they change the state, so the driver asks again after them. Never empty otherwise; a `Restore` comes
+    alone, and an `End`, when nothing else can go on."""
     plan = state.plan
     if state.outcome is not None or state.parked or plan is None:
         return []
@@ -97,6 +107,9 @@ def decide(state: RunState, now: datetime, randomness: float) -> list[Action]:
         return [End(_parked_for_dying_workers(state))]
     if writes := _writes(state, plan, now, randomness):
         return [Write(tuple(writes))]
+    restoring = [node for node in state.nodes.values() if node.phase is Phase.MENDING and node.rung is Rung.RESTORE]
+    if restoring:
+        return [Restore(restoring[0].id)]
     if actions := _actions(state, plan, now):
         return list(actions)
     asking = [node for node in state.nodes.values() if node.phase is Phase.ASKING]
@@ -122,7 +135,7 @@ def _writes(state: RunState, plan: Plan, now: datetime, randomness: float) -> li
     written: list[e.AnyEvent] = []
     mending = any(node.rung is not None and node.rung.of_office for node in state.nodes.values())
     for node in state.nodes.values():
-        if node.phase is Phase.PENDING and node.attempt == 0 and node.step.condition and is_ready(state, node):
+        if node.phase is Phase.PENDING and not node.begun and node.step.condition and is_ready(state, node):
             if (event := _condition_event(state, node)) is not None:
                 written.append(event)
         elif node.phase is Phase.FAILED and node.failure is not None:
@@ -141,7 +154,9 @@ def _condition_event(state: RunState, node: Node) -> e.StepSkipped | e.StepFaile
         if holds(condition, scope_of(state, node)):
             return None
     except TemplateError as error:
-        return e.StepFailed(node=node.id, attempt=0, failure=Failure(kind=FailureClass.USAGE, message=str(error)))
+        return e.StepFailed(
+            node=node.id, attempt=node.attempt, failure=Failure(kind=FailureClass.USAGE, message=str(error))
+        )
     return e.StepSkipped(node=node.id, reason=f"if: {condition}")
 
 
@@ -149,12 +164,13 @@ def _climb(
     state: RunState, node: Node, failure: Failure, mending: bool, now: datetime, randomness: float
 ) -> e.RungEntered | None:
     """The rung that a failed node enters; None while it waits for another node's recovery of the same office."""
-    rung = next_rung(failure.kind, node.step, Spent(node.spent, state.office_spent))
-    if failure.kind in (FailureClass.DOOR, FailureClass.SANDBOX) and node.blocked_since is not None:
+    spent, can_restore = Spent(node.spent, state.office_spent), bool(restore_points(state))
+    rung = next_rung(failure.kind, node.step, spent, can_restore=can_restore)
+    if failure.kind in OF_OFFICE and node.blocked_since is not None:
         if mending:
             return None
         if state.mended_seq > node.blocked_since:
-            served = Rung.RESTART if failure.kind is FailureClass.SANDBOX else Rung.RECONNECT
+            served = Rung.RECONNECT if failure.kind is FailureClass.DOOR else Rung.RESTART
             reason = "the office was recovered since this call began"
             return e.RungEntered(node=node.id, rung=served, reason=reason, evidence=failure.message, joined=True)
     elif rung.of_office and mending:
@@ -183,7 +199,7 @@ def _enter(
         evidence=failure.evidence,
         not_before=not_before,
         # The number of the rung's entry makes the key: known again after a crash, and new for each entry.
-        key=mend_key(state.run_id, node) if rung is Rung.SELF_CORRECT else "",
+        key=mend_key(state.run_id, node) if rung in (Rung.SELF_CORRECT, Rung.RESTORE) else "",
     )
 
 
@@ -220,6 +236,7 @@ def _actions(state: RunState, plan: Plan, now: datetime) -> list[Doing | Wait]:
 def _parked(state: RunState, asking: list[Node]) -> e.Parked:
     lines = [f"{node.id}: {_question(node)}" for node in asking]
     evidence = [f"--- {node.id}, attempt {node.attempt}\n{node.failure.evidence}" for node in asking if node.failure]
+    evidence += [f"--- restored from {to}; what was there before: {before}" for to, before in state.restored]
     hint = "Answer `retry`, `skip` or `fail`"
     if any(node.failure is not None and node.failure.kind is FailureClass.LOST for node in asking):
         hint += ", or `accept` when you found that it did take effect"

@@ -12,9 +12,10 @@ from tenure.database.connect import ControlDatabase
 from tenure.work import effects, steps
 from tenure.work import events as e
 from tenure.work.claims import Claim, complete
-from tenure.work.decide import Attempt, Doing, End, Expand, Halt, Mend, Verify, Wait, Write, decide
+from tenure.work.decide import Attempt, Doing, End, Expand, Halt, Mend, Restore, Verify, Wait, Write, decide
 from tenure.work.hands import Hands
 from tenure.work.journal import Journal
+from tenure.work.keeper import Keeper
 from tenure.work.lease import Lease
 from tenure.work.patience import PatientHands
 from tenure.work.state import RunState, fold
@@ -32,6 +33,7 @@ _DO: dict[type[Doing], Callable[[Office, Any], Coroutine[Any, Any, None]]] = {
     Verify: steps.verify,
     Expand: steps.expand,
     Mend: steps.mend,
+    Restore: steps.restore,
 }
 
 
@@ -49,6 +51,7 @@ class Driver:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._hands = PatientHands(hands, lease.check)
+        self._keeper = Keeper(self._hands, frozenset())
 
     async def drive(self) -> None:
         """Returns when the run is over, parked or suspended, and the claim given back. Raises `LeaseLost`, `ServerUnreachable`
@@ -58,6 +61,8 @@ class Driver:
         if self._state.plan is None or self._state.outcome is not None or self._state.parked:
             await self._let_go()  # cancelled while it was queued, or parked under a claim before this one
             return
+        inherited = frozenset(node.id for node in self._state.nodes.values() if node.phase.active)
+        self._keeper = Keeper(self._hands, inherited)
         try:
             await self._append(e.RunClaimed(worker=self._worker, attempt=self._claim.attempt))
             for key in self._state.leftover:
@@ -88,6 +93,9 @@ class Driver:
                         return True
                 case Wait():
                     until = action.until
+                case Restore():
+                    await self._let_go_but(action.node)
+                    self._begin(action)
                 case Attempt() | Verify() | Expand() | Mend():
                     self._begin(action)
         pause_s = NEWS_S if until is None else max(0.0, (until - datetime.now(UTC)).total_seconds())
@@ -104,7 +112,16 @@ class Driver:
             self._under_way[action.node] = asyncio.create_task(doing, name=f"{self._claim.run_id} {action.node}")
 
     def _office(self) -> Office:
-        return Office(self._hands, self._state, self._append, self._later)
+        return Office(self._hands, self._state, self._append, self._later, self._keeper)
+
+    async def _let_go_but(self, node: str) -> None:
+        """Nobody acts, or writes, for another step any more; what they wrote last is known."""
+        others = {name: task for name, task in self._under_way.items() if name != node}
+        if others:
+            await _cancel({*others.values()})
+            self._under_way = {name: task for name, task in self._under_way.items() if name not in others}
+            async with self._writing:
+                await self._catch_up()
 
     async def _wait(self, timeout_s: float) -> None:
         """Until something under way ends, somebody else writes, or the time is over. Raises what a task raised."""

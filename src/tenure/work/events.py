@@ -77,6 +77,22 @@ class CancelRequested(Event):
     kind: Literal["cancel_requested"] = "cancel_requested"
 
 
+class Forked(Event):
+    """From here on the journal is of a run that goes on with another run's work, in an office that is a clone of the snapshot:
+    what stands before this is a copy of the other's journal, up to that moment."""
+
+    kind: Literal["forked"] = "forked"
+    agent: str
+    run: str
+    """The run that it was forked of, and below its step, and how far its journal had come."""
+    step: str
+    before: bool = False
+    snapshot: str
+    seq: int
+    plan: Plan | None = None
+    """Instead of the origin's; None: the same."""
+
+
 class RunSucceeded(Event):
     kind: Literal["run_succeeded"] = "run_succeeded"
 
@@ -161,6 +177,19 @@ class StepSkipped(Event):
     reason: str
 
 
+class SnapshotTaken(Event):
+    """Of the whole office, before a step's effect or after its checks; written together with `StepStarted` or `StepSucceeded`.
+    What the journal up to `at_seq` says to be done is in it. `verified`: nothing else is."""
+
+    kind: Literal["snapshot_taken"] = "snapshot_taken"
+    node: str
+    attempt: int
+    snapshot: str
+    before: bool
+    verified: bool
+    at_seq: int
+
+
 # --- the ladder ------------------------------------------------------------------------------------------------------
 class RungEntered(Event):
     """A recovery begins. `joined`: another step's recovery of the office serves this one too, at no cost to its budget."""
@@ -183,9 +212,22 @@ class RungDone(Event):
     evidence: str = ""
 
 
+class OfficeRestored(Event):
+    """Rung 6 put the office back to the snapshot, which has what was done up to `to_seq`. The nodes in `undone` are not in it
+    and begin anew. `before` is a snapshot of what was there: the evidence."""
+
+    kind: Literal["office_restored"] = "office_restored"
+    node: str
+    snapshot: str
+    before: str
+    to_seq: int
+    undone: tuple[str, ...] = ()
+
+
 AnyEvent = Annotated[
     RunCreated
     | Planned
+    | Forked
     | RunClaimed
     | Parked
     | Answered
@@ -201,8 +243,10 @@ AnyEvent = Annotated[
     | StepBlocked
     | StepUnverified
     | StepSkipped
+    | SnapshotTaken
     | RungEntered
-    | RungDone,
+    | RungDone
+    | OfficeRestored,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

@@ -27,6 +27,11 @@ def check_key(run_id: str, node: Node, index: int) -> str:
     return f"{effect_key(run_id, node.id, node.attempt)}.check{index}.{len(node.rungs)}"
 
 
+def snapshot_key(run_id: str, node: str, attempt: int, *, before: bool) -> str:
+    """Of the snapshot before or after one attempt."""
+    return f"{effect_key(run_id, node, attempt)}.{'before' if before else 'after'}"
+
+
 def mend_key(run_id: str, node: Node) -> str:
-    """Of the `on_error` script, for this entry of rung 1."""
+    """Of the `on_error` script or the restore, for this entry of its rung."""
     return f"{effect_key(run_id, node.id, node.attempt)}.mend{len(node.rungs)}"

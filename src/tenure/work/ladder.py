@@ -1,9 +1,9 @@
 """The recovery ladder, pure: which rung may be entered for a failure, given what was spent already.
 
-Two ladders in one order: a step's own rungs (retry, self-correct) and the office's (reconnect, restart), ending in the
-same last one, a person. A rung is entered while it has budget left; a spent rung is never returned to, and the climb
-goes down again only after verified progress: a step's rungs end with the step, the office's counters begin anew when some
-step succeeded.
+Two ladders in one order: a step's own rungs (retry, self-correct) and the office's (reconnect, restart, restore, rebuild),
+ending in the same last one, a person. A rung is entered while it has budget left; a spent rung is never returned to, and the
+climb goes down again only after verified progress: a step's rungs end with the step, the office's counters begin anew when
+some step succeeded for the first time (one that a restore undid gained that ground before).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from tenure.work.plan import RETRY_DELAY_S_MAX, PlanStep, Retry
 SELF_CORRECTIONS_MAX = 2
 RECONNECTS_MAX = 2
 RESTARTS_MAX = 2
+RESTORES_MAX = 2
+"""Each goes back further than the one before."""
+REBUILDS_MAX = 1
 JITTER = 0.5
 """Part of a delay that is random: spreads branches that failed together."""
 
@@ -27,28 +30,32 @@ class Rung(IntEnum):
     SELF_CORRECT = 1
     RECONNECT = 4
     RESTART = 5
+    RESTORE = 6
+    REBUILD = 7
     ASK = 8
 
     @property
     def of_office(self) -> bool:
-        return self in (Rung.RECONNECT, Rung.RESTART)
+        return Rung.RECONNECT <= self <= Rung.REBUILD
 
 
 _OWN = (Rung.RETRY, Rung.SELF_CORRECT)
 _RUNGS: dict[FailureClass, tuple[Rung, ...]] = {
     FailureClass.COMMAND: _OWN,
     FailureClass.TIMEOUT: _OWN,
-    FailureClass.VERIFICATION: _OWN,
+    FailureClass.VERIFICATION: (*_OWN, Rung.RESTORE),
     FailureClass.DATABASE: _OWN,
     FailureClass.LOST: _OWN,
     FailureClass.INTERNAL: (Rung.RETRY,),
-    FailureClass.DOOR: (Rung.RECONNECT, Rung.RESTART),
-    FailureClass.SANDBOX: (Rung.RESTART,),
+    FailureClass.DOOR: (Rung.RECONNECT, Rung.RESTART, Rung.RESTORE, Rung.REBUILD),
+    FailureClass.SANDBOX: (Rung.RESTART, Rung.RESTORE, Rung.REBUILD),
     FailureClass.AUTHENTICATION: (),
     FailureClass.USAGE: (),
-    # Restoring a snapshot or rebuilding (rungs 6 and 7) could free a disk one day; until then only a person can.
-    FailureClass.DISK_FULL: (),
+    # A restart frees what deleted files and runaway programs hold, a restore what was written since.
+    FailureClass.DISK_FULL: (Rung.RESTART, Rung.RESTORE),
 }
+_RISKY = frozenset({FailureClass.COMMAND, FailureClass.TIMEOUT})
+"""What a risky step leaves behind when it ends so may be what keeps it from succeeding."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,25 @@ def budget(rung: Rung, step: PlanStep) -> int:
             return RECONNECTS_MAX
         case Rung.RESTART:
             return RESTARTS_MAX
+        case Rung.RESTORE:
+            return RESTORES_MAX
+        case Rung.REBUILD:
+            return REBUILDS_MAX
         case Rung.ASK:
             return 1
 
 
-def next_rung(kind: FailureClass, step: PlanStep, spent: Spent) -> Rung:
-    """The lowest rung that can help, is not below the level reached, and has budget; else a person."""
-    for rung in _RUNGS[kind]:
+def next_rung(kind: FailureClass, step: PlanStep, spent: Spent, *, can_restore: bool = False) -> Rung:
+    """The lowest rung that can help, is not below the level reached, and has budget; else a person. `can_restore`: there is a
+    snapshot to go back to."""
+    rungs = _RUNGS[kind]
+    if step.risky and kind in _RISKY:
+        rungs += (Rung.RESTORE,)
+    for rung in rungs:
+        if rung is Rung.RESTORE and not can_restore:
+            continue
+        if kind is FailureClass.DISK_FULL and rung is Rung.RESTART and spent.of(rung):
+            continue  # it frees what it can at the first time
         if rung >= spent.level(office=rung.of_office) and spent.of(rung) < budget(rung, step):
             return rung
     return Rung.ASK

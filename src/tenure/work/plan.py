@@ -121,6 +121,12 @@ class PlanStep(Part):
     on_error: str | None = None
     """Script of rung 1: it is given what the step printed when it failed."""
     on_lost: OnLost = OnLost.ASK
+    risky: bool = False
+    """It may leave the office worse than it found it: a snapshot is taken before it, and the ladder goes back to that."""
+    snapshot: bool | None = None
+    """Whether one is taken after it; None: if it has checks, and not too soon after another."""
+    final: bool = False
+    """What it does outside of the office cannot be undone, so the ladder never goes back to before it."""
 
 
 class OnFailure(StrEnum):

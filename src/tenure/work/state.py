@@ -9,9 +9,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from tenure.work import events as e
-from tenure.work.failures import Failure
+from tenure.work.failures import Failure, FailureClass
 from tenure.work.ladder import Rung
-from tenure.work.plan import Plan, PlanStep, node_id
+from tenure.work.plan import Notify, Plan, PlanStep, node_id
+from tenure.work.snapshots import StepSnapshot
 
 ANSWERS = ("retry", "accept", "skip", "fail")
 
@@ -48,15 +49,19 @@ class Node:
     item: str | None = None
     expands: bool = False
     """It stands for a `for_each` whose query was not run yet."""
+    begun: bool = False
+    """Whether the office may have something of it: from its first attempt on, until a restore undoes it."""
     phase: Phase = Phase.PENDING
     resume: Phase = Phase.PENDING
     """Where a recovery leads back to: PENDING is a new attempt, anything else asks on about the same one."""
     attempt: int = 0
+    """Counts on when a restore undid the ones before."""
     key: str = ""
     not_before: datetime | None = None
     failure: Failure | None = None
     blocked_since: int | None = None
-    """Journal length when the call that the office failed began; None when the step itself failed."""
+    """Journal length when the call that the office failed began, or when it said that its disk is full; None when the step
+    itself failed."""
     rung: Rung | None = None
     rung_key: str = ""
     spent: Counter[Rung] = field(default_factory=Counter[Rung])
@@ -65,6 +70,21 @@ class Node:
     attempt_started_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    over_seq: int | None = None
+    """Where the journal says that it is over."""
+    waived: bool = False
+    """The owner wants it skipped, which no restore changes."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of which run, step and moment a run is a fork."""
+
+    run: str
+    step: str
+    before: bool
+    snapshot: str
+    seq: int
 
 
 @dataclass
@@ -88,6 +108,17 @@ class RunState:
     office_spent: Counter[Rung] = field(default_factory=Counter[Rung])
     mended_seq: int = 0
     """Journal position of the last successful recovery of the office."""
+    proven: set[str] = field(default_factory=set[str])
+    """Nodes that succeeded once: a restore may undo it, but it is no new ground when they do so again."""
+    snapshots: list[StepSnapshot] = field(default_factory=list[StepSnapshot])
+    """Those around its steps, in the order of their moments. Some may have been pruned by now."""
+    restored: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(snapshot, one of what was there before) of every restore."""
+    expanded: dict[str, int] = field(default_factory=dict[str, int])
+    """Where the journal says which values a step's query gave."""
+    origin: Origin | None = None
+    attempts: dict[str, int] = field(default_factory=dict[str, int])
+    """Of each node that ever began, whether or not it is there now."""
     claims_in_a_row: int = 0
     """Workers that took the run, one after the other, without anything else being written."""
     unforgotten: list[str] = field(default_factory=list[str])
@@ -121,10 +152,14 @@ class RunState:
                 self._set_plan(event.plan)
             case e.RunClaimed():
                 self.leftover, self.unforgotten = self.unforgotten, []
+            case e.Forked():
+                self._fork(event)
+            case e.OfficeRestored():
+                self._restore(event, record.seq)
             case e.Parked():
                 self.parked = True
             case e.Answered():
-                self._answer(event.answer, record.at)
+                self._answer(event.answer, record)
             case e.CancelRequested():
                 self.cancel_requested = True
             case e.RunSucceeded():
@@ -145,25 +180,95 @@ class RunState:
 
     def _add_nodes(self, step: PlanStep, items: Iterable[str | None], *, expands: bool = False) -> None:
         nodes = [Node(node_id(step.id, item), step, item, expands) for item in items]
+        for node in nodes:
+            node.attempt = self.attempts.get(node.id, 0)
         self.nodes_of[step.id] = [node.id for node in nodes]
         self.nodes.update({node.id: node for node in nodes})
 
-    # --- the owner -----------------------------------------------------------------------------------------------
-    def _answer(self, answer: str, at: datetime) -> None:
-        self.parked = False
+    # --- going back, and elsewhere ---------------------------------------------------------------------------------
+    def _restore(self, event: e.OfficeRestored, seq: int) -> None:
+        self.restored.append((event.snapshot, event.before))
+        self.mended_seq = seq
+        for one in self.snapshots:
+            one.is_current = one.is_current and one.seq < event.to_seq  # so the next restore goes back further
+        for name in event.undone:
+            self._undo(self.nodes[name])
+        for step_id, expanded_seq in list(self.expanded.items()):
+            if expanded_seq > event.to_seq:  # the query may give other values now
+                del self.expanded[step_id]
+                for name in self.nodes_of[step_id]:
+                    del self.nodes[name]
+                self._add_nodes(self._step(step_id), [None], expands=True)
+
+    def _step(self, step_id: str) -> PlanStep:
+        assert self.plan is not None
+        return next(step for step in self.plan.steps if step.id == step_id)
+
+    def _undo(self, node: Node) -> None:
+        if node.phase.over:
+            node.spent.clear()  # it had come through
+        elif isinstance(node.step.effect, Notify):
+            node.attempt -= 1  # so that it has the same key again: a message is not in the office, and is left once
+            self.attempts[node.id] = node.attempt
+        node.spent.pop(Rung.ASK, None)
+        node.phase = node.resume = Phase.PENDING
+        node.begun, node.over_seq = False, None
+        node.key, node.not_before, node.blocked_since = "", None, None
+        node.rung, node.rung_key = None, ""
+        node.failure, node.result = None, e.Result()
+        node.attempt_started_at = node.started_at = node.finished_at = None
+
+    def _fork(self, event: e.Forked) -> None:
+        self.agent = event.agent
+        self.origin = Origin(event.run, event.step, event.before, event.snapshot, event.seq)
+        self.snapshots.clear()  # they are of the other office
+        self.parked = self.cancel_requested = False
+        self.answer, self.refused, self.claims_in_a_row = "", None, 0
+        self.leftover, self.unforgotten = [], []
+        self._begin_anew()
+        if event.plan is not None:
+            before, before_of = self.nodes, self.nodes_of
+            self.nodes, self.nodes_of = {}, {}
+            self._set_plan(event.plan)
+            for step in event.plan.steps:
+                kept = [before[name] for name in before_of.get(step.id, ())]
+                if any(node.begun or node.phase.over for node in kept):
+                    for name in self.nodes_of[step.id]:
+                        del self.nodes[name]
+                    for node in kept:
+                        node.step = step
+                    self.nodes_of[step.id] = [node.id for node in kept]
+                    self.nodes.update({node.id: node for node in kept})
+            expanded = {step: seq for step, seq in self.expanded.items() if step in self.nodes_of}
+            self.expanded = {
+                step: seq
+                for step, seq in expanded.items()
+                if not any(self.nodes[n].expands for n in self.nodes_of[step])
+            }
+
+    def _begin_anew(self) -> None:
+        """With all budgets; who asked may go on."""
         self.office_spent.clear()
-        self.answer = "" if answer in ANSWERS else answer
-        if answer == "fail":
-            self.refused = "The owner chose to let the run fail."
-            return
         for node in self.nodes.values():
             if node.phase is Phase.ASKING:
                 node.spent.clear()
                 node.not_before = None
                 node.phase = node.resume
-                if answer in ("accept", "skip"):
-                    node.phase = Phase.SUCCEEDED if answer == "accept" else Phase.SKIPPED
-                    node.finished_at = at
+
+    # --- the owner -----------------------------------------------------------------------------------------------
+    def _answer(self, answer: str, record: e.Record) -> None:
+        self.parked = False
+        self.answer = "" if answer in ANSWERS else answer
+        if answer == "fail":
+            self.refused = "The owner chose to let the run fail."
+            return
+        asking = [node for node in self.nodes.values() if node.phase is Phase.ASKING]
+        self._begin_anew()
+        if answer in ("accept", "skip"):
+            for node in asking:
+                node.phase = Phase.SUCCEEDED if answer == "accept" else Phase.SKIPPED
+                node.waived = answer == "skip"
+                node.finished_at, node.over_seq = record.at, record.seq
 
     # --- steps ---------------------------------------------------------------------------------------------------
     def _apply_to_node(self, node: Node, event: NodeEvent, record: e.Record) -> None:
@@ -171,8 +276,11 @@ class RunState:
             case e.StepExpanded():
                 del self.nodes[node.id]
                 self._add_nodes(node.step, event.values)
+                self.expanded[node.step.id] = record.seq
             case e.StepStarted():
                 node.phase, node.attempt, node.key = Phase.RUNNING, event.attempt, event.key
+                node.begun = True
+                self.attempts[node.id] = event.attempt
                 node.not_before, node.blocked_since = None, None
                 node.attempt_started_at = record.at
                 node.started_at = node.started_at or record.at
@@ -181,12 +289,14 @@ class RunState:
                 self._ended(node)
             case e.StepSucceeded():
                 node.phase, node.result, node.failure = Phase.SUCCEEDED, event.result, None
-                node.finished_at = record.at
-                self.office_spent.clear()  # verified progress
+                node.finished_at, node.over_seq = record.at, record.seq
+                if node.id not in self.proven:  # verified progress
+                    self.proven.add(node.id)
+                    self.office_spent.clear()
                 self._ended(node)
             case e.StepFailed():
                 node.phase, node.resume, node.failure = Phase.FAILED, Phase.PENDING, event.failure
-                node.blocked_since = None
+                node.blocked_since = record.seq if event.failure.kind is FailureClass.DISK_FULL else None
                 self._ended(node)
             case e.StepBlocked():
                 node.resume, node.phase, node.failure = node.phase, Phase.FAILED, event.failure
@@ -195,7 +305,10 @@ class RunState:
                 node.phase, node.failure = Phase.UNVERIFIED, event.failure
                 self._ended(node)
             case e.StepSkipped():
-                node.phase, node.finished_at = Phase.SKIPPED, record.at
+                node.phase, node.finished_at, node.over_seq = Phase.SKIPPED, record.at, record.seq
+            case e.SnapshotTaken():
+                taken = StepSnapshot(event.snapshot, node.id, event.attempt, event.before, event.verified, event.at_seq)
+                self.snapshots = sorted([*self.snapshots, taken], key=lambda one: one.seq)
             case e.RungEntered():
                 self._climb(node, event)
             case e.RungDone():
@@ -218,6 +331,7 @@ class RunState:
             node.phase = Phase.ASKING
         else:
             node.phase, node.rung, node.rung_key = Phase.MENDING, rung, event.key
+            node.begun = node.begun or rung is Rung.SELF_CORRECT
 
     def _climbed(self, node: Node, event: e.RungDone, seq: int) -> None:
         if event.ok and Rung(event.rung).of_office:
@@ -235,6 +349,7 @@ NodeEvent = (
     | e.StepBlocked
     | e.StepUnverified
     | e.StepSkipped
+    | e.SnapshotTaken
     | e.RungEntered
     | e.RungDone
 )
@@ -247,6 +362,7 @@ _NODE_EVENTS = (
     e.StepBlocked,
     e.StepUnverified,
     e.StepSkipped,
+    e.SnapshotTaken,
     e.RungEntered,
     e.RungDone,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tenure.errors import LeaseLost
+from tenure.errors import LeaseLost, NotFound
 from tenure.faultpoints import reach
 from tenure.work import checks, effects
 from tenure.work import events as e
@@ -15,9 +15,11 @@ from tenure.work.decide import scope_of
 from tenure.work.effects import Blocked, Done, Failed, Lost, Order
 from tenure.work.failures import Failure, FailureClass, failure_of, tail
 from tenure.work.hands import CommandState, Hands
+from tenure.work.keeper import Keeper
 from tenure.work.keys import check_key, effect_key
 from tenure.work.ladder import Rung
 from tenure.work.plan import FOR_EACH_VALUES_MAX, ITEM_CHARS_MAX, NODES_MAX, RunScript, item_text
+from tenure.work.snapshots import restore_points, undone_by
 from tenure.work.state import Node, Phase, RunState
 from tenure.work.template import TemplateError, render
 
@@ -36,6 +38,7 @@ class Office:
     state: RunState
     append: Append
     later: Callable[[Coroutine[Any, Any, None]], None]
+    keeper: Keeper
 
 
 async def attempt(office: Office, node: Node) -> None:
@@ -50,7 +53,13 @@ async def attempt(office: Office, node: Node) -> None:
         return
     if fresh:
         number = node.attempt + 1
-        await office.append(e.StepStarted(node=node.id, attempt=number, key=effect_key(state.run_id, node.id, number)))
+        async with office.keeper.turn:
+            kept = await office.keeper.before(state, node, number)
+            if isinstance(kept, Failure):
+                await office.append(e.StepFailed(node=node.id, attempt=node.attempt, failure=kept))
+                return
+            key = effect_key(state.run_id, node.id, number)
+            await office.append(*kept, e.StepStarted(node=node.id, attempt=number, key=key))
         env["TENURE_ATTEMPT"] = str(number)
     since = state.seq
     began = node.attempt_started_at or datetime.now(UTC)
@@ -71,7 +80,7 @@ async def attempt(office: Office, node: Node) -> None:
         case Done() if node.step.verify:
             await office.append(e.EffectDone(node=node.id, attempt=number, result=outcome.result))
         case Done():
-            await office.append(e.StepSucceeded(node=node.id, attempt=number, result=outcome.result))
+            await _succeed(office, node, outcome.result)
         case Failed():
             await office.append(e.StepFailed(node=node.id, attempt=number, failure=outcome.failure))
         case Blocked():
@@ -120,7 +129,15 @@ async def verify(office: Office, node: Node) -> None:
             return
         held.append(found)
     evidence = tail("\n".join(["verified after its outcome was lost"] * lost + held))
-    await office.append(e.StepSucceeded(node=node.id, attempt=node.attempt, result=node.result, evidence=evidence))
+    await _succeed(office, node, node.result, evidence)
+
+
+async def _succeed(office: Office, node: Node, result: e.Result, evidence: str = "") -> None:
+    """The step's result and the snapshot that belongs to it are written together."""
+    async with office.keeper.turn:
+        taken, complaint = await office.keeper.after(office.state, node)
+        said = tail("\n".join(text for text in (evidence, complaint) if text))
+        await office.append(*taken, e.StepSucceeded(node=node.id, attempt=node.attempt, result=result, evidence=said))
 
 
 async def expand(office: Office, node: Node) -> None:
@@ -164,7 +181,7 @@ async def mend(office: Office, node: Node) -> None:
     if rung is Rung.SELF_CORRECT:
         ok, evidence = await _self_correct(office, node)
     else:
-        ok, evidence = await _recover_office(office, node, restart=rung is Rung.RESTART)
+        ok, evidence = await _recover_office(office, node, rung)
     await office.append(e.RungDone(node=node.id, rung=int(rung or 0), ok=ok, evidence=tail(evidence)))
     if key:
         office.later(effects.forget(office.hands, office.state.agent, key))
@@ -201,12 +218,18 @@ async def _self_correct(office: Office, node: Node) -> tuple[bool, str]:
             return False, f"on_error: {outcome.failure.message}\n{outcome.failure.evidence}"
 
 
-async def _recover_office(office: Office, node: Node, *, restart: bool) -> tuple[bool, str]:
-    """Reconnects or restarts, then asks whether the office answers: that is the verified progress of these rungs."""
-    agent, what = office.state.agent, "restart" if restart else "reconnect"
+async def _recover_office(office: Office, node: Node, rung: Rung | None) -> tuple[bool, str]:
+    """Reconnects, restarts or rebuilds, then asks whether the office answers: that is the verified progress of these rungs."""
+    agent, what = office.state.agent, (rung or Rung.RECONNECT).name.lower()
     try:
         reach(f"effect.{what}.before/{node.id}")
-        await (office.hands.restart(agent) if restart else office.hands.reconnect(agent))
+        match rung:
+            case Rung.REBUILD:
+                await office.hands.rebuild(agent)
+            case Rung.RESTART:
+                await office.hands.restart(agent)
+            case _:
+                await office.hands.reconnect(agent)
         reach(f"effect.{what}.after/{node.id}")
     except LeaseLost:
         raise
@@ -214,6 +237,37 @@ async def _recover_office(office: Office, node: Node, *, restart: bool) -> tuple
         return False, f"{what}: {failure_of(error).message}"
     ok = await office.hands.probe(agent)
     return ok, "the office answers" if ok else f"after the {what} the office does not answer"
+
+
+async def restore(office: Office, node: Node) -> None:
+    """Rung 6: puts the office back to the newest snapshot that there still is of those to which the run may go back, and writes
+    which steps begin anew by that. Nothing else is under way."""
+    state = office.state
+    gone: list[str] = []
+    for to in restore_points(state):
+        try:
+            reach(f"effect.restore.before/{node.id}")
+            before = await office.hands.restore(state.agent, to.id, key=node.rung_key, run_id=state.run_id)
+            reach(f"effect.restore.after/{node.id}")
+        except LeaseLost:
+            raise
+        except NotFound:
+            gone.append(to.id)
+            continue
+        except Exception as error:  # noqa: BLE001 - the next rung has to hear of it
+            await _restored(office, node, ok=False, evidence=f"restore: {failure_of(error).message}")
+            return
+        undone = undone_by(state, to)
+        evidence = f"the office is as it was at {to.id}; before: {before}; again: {', '.join(undone) or 'nothing'}"
+        event = e.OfficeRestored(node=node.id, snapshot=to.id, before=before, to_seq=to.seq, undone=tuple(undone))
+        await _restored(office, node, event, ok=True, evidence=evidence)
+        return
+    await _restored(office, node, ok=False, evidence=f"no snapshot is left to go back to (gone: {', '.join(gone)})")
+
+
+async def _restored(office: Office, node: Node, *events: e.OfficeRestored, ok: bool, evidence: str) -> None:
+    done = e.RungDone(node=node.id, rung=int(Rung.RESTORE), ok=ok, evidence=tail(evidence))
+    await office.append(done, *events)
 
 
 async def halt(office: Office, commands: tuple[tuple[str, str], ...]) -> None:
