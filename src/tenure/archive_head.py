@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -98,3 +98,34 @@ def _decode(body: bytes) -> Head:
     except Exception as error:
         raise ArchiveError("The head of the archive is damaged.", hint="Was it copied whole?") from error
     return head
+
+
+# --- several archives that belong together --------------------------------------------------------------------------
+def put_in_order(ids: Sequence[tuple[str, str | None]]) -> list[int]:
+    """Which of the archives (id, base) comes when: the whole one first, each after what it continues. Raises `ArchiveError`
+    unless they are one chain."""
+    by_base = {base: place for place, (_, base) in enumerate(ids)}
+    if len(by_base) != len(ids):
+        raise ArchiveError("Two of the archives continue the same one.", hint="Give only those of one line.")
+    order: list[int] = []
+    following = by_base.get(None)
+    while following is not None and len(order) < len(ids):
+        order.append(following)
+        following = by_base.get(ids[following][0])
+    if len(order) < len(ids):
+        left = next(one for place, one in enumerate(ids) if place not in order)
+        raise wrong_base(left[0], left[1], ids[order[-1]][0] if order else None)
+    return order
+
+
+def wrong_base(archive: str, base: str | None, before: str | None) -> ArchiveError:
+    if base is None:
+        return ArchiveError(
+            f"{archive} is whole by itself and continues nothing.", hint="Import it alone, or leave it out of the list."
+        )
+    if before is None:
+        return ArchiveError(
+            f"{archive} holds only what changed since {base}, which is missing.",
+            hint="Give all archives from the whole one on with --base, or keep them in one directory.",
+        )
+    return ArchiveError(f"{archive} continues {base}, not {before}.", hint="Give the archives that belong together.")

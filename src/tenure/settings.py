@@ -45,13 +45,16 @@ class Settings:
     """… and stopped; None: never. An agent may have a policy of its own. See `tenure.offices.rest`."""
     debug: bool = False
     """The CLI shows stack traces."""
+    export_key: str | None = field(default=None, repr=False)
+    """For the command line: key of encrypted exports, instead of one in a file."""
 
     @classmethod
     def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
         """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_SSH_PORT`, `TENURE_SSH_HOST`, `TENURE_DATABASE_URL`,
         `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
         `TENURE_SNAPSHOTS_LAST`, `_HOURLY` and `_DAILY`, `TENURE_PAUSE_AFTER_S`,
-        `TENURE_HIBERNATE_AFTER_S` and `TENURE_STOP_AFTER_S` (0: never), `TENURE_DEBUG`."""
+        `TENURE_HIBERNATE_AFTER_S` and `TENURE_STOP_AFTER_S` (0: never), `TENURE_DEBUG`,
+        `TENURE_EXPORT_KEY`."""
         env = dict(os.environ) if environ is None else environ
         return cls(
             home=Path(env.get("TENURE_HOME") or DEFAULT_HOME).absolute(),
@@ -69,6 +72,7 @@ class Settings:
             hibernate_after_s=_period_s(env, "TENURE_HIBERNATE_AFTER_S", cls.hibernate_after_s),
             stop_after_s=_period_s(env, "TENURE_STOP_AFTER_S", cls.stop_after_s),
             debug=env.get("TENURE_DEBUG", "") not in ("", "0"),
+            export_key=env.get("TENURE_EXPORT_KEY") or None,
         )
 
     # --- secrets and sockets of the server ---------------------------------------------------------------------

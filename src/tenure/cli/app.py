@@ -11,6 +11,7 @@ from tenure.cli.command import Home, Json, Outer
 from tenure.cli.commands import (
     agents,
     execute,
+    exports,
     files,
     inbox,
     lifecycle,
@@ -74,6 +75,7 @@ def main(
 for noun in (
     server,
     agents,
+    exports,
     lifecycle,
     snapshots,
     execute,

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenure import wire
-from tenure.client import calls, views
+from tenure.client import calls, offices, views
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
+from tenure.export_keys import Key
 from tenure.names import check_name
 from tenure.settings import Settings
 
@@ -86,6 +87,18 @@ class Agents:
     def list(self) -> list[Agent]:
         found = self._transport.send(calls.list_agents()).agents
         return [Agent(self._transport, info.name, info) for info in found]
+
+    def import_(
+        self,
+        *sources: str | Path,
+        name: str | None = None,
+        key: Key | str | Path | None = None,
+        progress: Progress = ignore_progress,
+    ) -> Agent:
+        """A new agent, asleep, of an export: a file, or an address in S3 that the server reads. Those that it continues are
+        looked for beside it, or given, too. Without `name` it is called as it was. Raises `ArchiveError`, `AlreadyExists`."""
+        done = offices.bring(self._transport, sources, name, offices.key_of(key), progress)
+        return Agent(self._transport, done.agent.name, done.agent)
 
     def __call__(self, name: str) -> Agent:
         """An agent by name, without asking the server."""
@@ -154,6 +167,48 @@ class Agent(views.AgentView):
         """A new agent, awake, whose office is a copy of this one's: of a snapshot (id or name), or as it is now."""
         request = wire.ForkRequest(new=new, snapshot=snapshot)
         return Agent(self._transport, new, self._transport.send(calls.fork(self.name, request)))
+
+    def export(
+        self,
+        to: str | Path | None = None,
+        *,
+        since: str | Path | None = None,
+        key: Key | str | Path | None = None,
+        progress: Progress = ignore_progress,
+    ) -> wire.Export:
+        """The whole office as one file, at a path (a directory: a name is made) or in S3 (s3://BUCKET/KEY, written by the
+        server); with `since` (its file, address or id) only what changed since an earlier export. With a `key`, or the file of
+        one, it is encrypted. Returns when it is there whole; `destination` says where. Raises `NotFound`, `StorageError`."""
+        return offices.export(self._transport, self.name, to, since, offices.key_of(key), progress)
+
+    def exports(self) -> wire.ExportList:
+        """Those of this server, and the schedule, if there is one."""
+        return self._transport.send(calls.list_exports(self.name))
+
+    def keep_exporting(
+        self,
+        to: str,
+        *,
+        every_s: float = 3600.0,
+        key: Key | str | Path | None = None,
+        full_every: int = 24,
+        chains_kept: int = 3,
+    ) -> wire.ExportSchedule:
+        """From now on the server keeps a copy of the office in S3 (s3://BUCKET/PREFIX/), made anew every so often: every
+        `full_every`-th one is whole, the others hold what changed. It keeps the `key`, too."""
+        with views.refusing():
+            request = wire.ExportScheduleRequest(
+                to=to,
+                every_s=every_s,
+                key=offices.told(offices.key_of(key)),
+                full_every=full_every,
+                chains_kept=chains_kept,
+            )
+        return self._transport.send(calls.keep_exporting(self.name, request))
+
+    def stop_exporting(self) -> None:
+        """Ends the schedule; what was made stays where it is. Raises `NotFound` when there is none."""
+        self._transport.send(calls.stop_exporting(self.name))
 
     def preview(self, port: int, path: str = "/") -> wire.Preview:
         """A link to what the office serves on `port`: its `url` lets a browser in once, within two minutes."""

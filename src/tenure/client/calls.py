@@ -24,6 +24,10 @@ ANSWER_S = 30.0
 OFFICE_S = 180.0
 """A request that may have to wake an office first."""
 CREATE_S = 300.0
+IMPORT_S = 600.0
+"""Longest silence while an office is made of archives."""
+FETCH_S = 24 * 3600.0
+"""An import that the server fetches by itself: nothing comes before its end."""
 MARGIN_S = 30.0
 """What a client waits beyond the time that it allowed the server."""
 TRANSFER_S = 120.0
@@ -199,6 +203,50 @@ def fork(agent: str, request: wire.ForkRequest) -> Call[wire.Agent]:
     if request.snapshot is not None:
         _snapshot(agent, request.snapshot)
     return Call("POST", _agent(agent, "fork"), _model(wire.Agent), body=request, timeout_s=CREATE_S)
+
+
+# --- exports ---------------------------------------------------------------------------------------------------------
+def export(agent: str, request: wire.ExportRequest) -> Call[bytes]:
+    return Call("POST", _agent(agent, "export"), _raw, body=request, timeout_s=CREATE_S)
+
+
+def start_export(agent: str, request: wire.ExportToRequest) -> Call[wire.Export]:
+    return Call("POST", _agent(agent, "exports"), _model(wire.Export), body=request)
+
+
+def list_exports(agent: str) -> Call[wire.ExportList]:
+    return Call("GET", _agent(agent, "exports"), _model(wire.ExportList), repeatable=True)
+
+
+def get_export(agent: str, export_id: str) -> Call[wire.Export]:
+    return Call("GET", _agent(agent, "exports", export_id), _model(wire.Export), repeatable=True)
+
+
+def keep_exporting(agent: str, request: wire.ExportScheduleRequest) -> Call[wire.ExportSchedule]:
+    path = _agent(agent, "exports", "schedule")
+    return Call("PUT", path, _model(wire.ExportSchedule), body=request, timeout_s=OFFICE_S, repeatable=True)
+
+
+def stop_exporting(agent: str) -> Call[None]:
+    return Call("DELETE", _agent(agent, "exports", "schedule"), _nothing)
+
+
+def import_archives(name: str, body: Iterable[bytes]) -> Call[wire.Imported]:
+    return Call(
+        "POST",
+        "/v1/imports",
+        _model(wire.Imported),
+        {"name": check_name(name)},
+        content=body,
+        content_type="application/vnd.tenure.office",
+        timeout_s=IMPORT_S,
+    )
+
+
+def fetch_archives(request: wire.FetchRequest) -> Call[wire.Imported]:
+    if request.name is not None:
+        check_name(request.name)
+    return Call("POST", "/v1/imports/s3", _model(wire.Imported), body=request, timeout_s=FETCH_S)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

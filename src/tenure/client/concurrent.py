@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tenure import wire
-from tenure.client import calls, views
+from tenure.client import calls, offices, views
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import AsyncTransport, Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
+from tenure.export_keys import Key
 from tenure.names import check_name
 from tenure.settings import Settings
+
+T = TypeVar("T")
 
 
 class AsyncTenure:
@@ -74,9 +77,31 @@ class AsyncAgents:
         found = (await self._transport.send(calls.list_agents())).agents
         return [AsyncAgent(self._transport, info.name, info) for info in found]
 
+    async def import_(
+        self,
+        *sources: str | Path,
+        name: str | None = None,
+        key: Key | str | Path | None = None,
+        progress: Progress = ignore_progress,
+    ) -> AsyncAgent:
+        """The files are read, and `progress` is called, in another thread."""
+        done = await asyncio.to_thread(
+            _blocking, self._transport, offices.bring, sources, name, offices.key_of(key), progress
+        )
+        return AsyncAgent(self._transport, done.agent.name, done.agent)
+
     def __call__(self, name: str) -> AsyncAgent:
         """An agent by name, without asking the server."""
         return AsyncAgent(self._transport, check_name(name))
+
+
+def _blocking(transport: AsyncTransport, work: Callable[..., T], *arguments: Any) -> T:
+    """Files block, so `work` with them is blocking throughout, with a connection of its own."""
+    own = Transport(transport.endpoint)
+    try:
+        return work(own, *arguments)
+    finally:
+        own.close()
 
 
 class AsyncAgent(views.AgentView):
@@ -129,6 +154,44 @@ class AsyncAgent(views.AgentView):
     async def fork(self, new: str, *, snapshot: str | None = None) -> AsyncAgent:
         request = wire.ForkRequest(new=new, snapshot=snapshot)
         return AsyncAgent(self._transport, new, await self._transport.send(calls.fork(self.name, request)))
+
+    async def export(
+        self,
+        to: str | Path | None = None,
+        *,
+        since: str | Path | None = None,
+        key: Key | str | Path | None = None,
+        progress: Progress = ignore_progress,
+    ) -> wire.Export:
+        """The file is written, and `progress` is called, in another thread."""
+        return await asyncio.to_thread(
+            _blocking, self._transport, offices.export, self.name, to, since, offices.key_of(key), progress
+        )
+
+    async def exports(self) -> wire.ExportList:
+        return await self._transport.send(calls.list_exports(self.name))
+
+    async def keep_exporting(
+        self,
+        to: str,
+        *,
+        every_s: float = 3600.0,
+        key: Key | str | Path | None = None,
+        full_every: int = 24,
+        chains_kept: int = 3,
+    ) -> wire.ExportSchedule:
+        with views.refusing():
+            request = wire.ExportScheduleRequest(
+                to=to,
+                every_s=every_s,
+                key=offices.told(offices.key_of(key)),
+                full_every=full_every,
+                chains_kept=chains_kept,
+            )
+        return await self._transport.send(calls.keep_exporting(self.name, request))
+
+    async def stop_exporting(self) -> None:
+        await self._transport.send(calls.stop_exporting(self.name))
 
     async def preview(self, port: int, path: str = "/") -> wire.Preview:
         with views.refusing():

@@ -59,9 +59,10 @@ OF_SETTINGS = frozenset(
         "TENURE_STOP_AFTER_S",
         "TENURE_URL",
         "TENURE_TOKEN",
+        "TENURE_EXPORT_KEY",
     }
 )
-"""What `Settings.from_environment` reads; the last two say what a client of somewhere else should use."""
+"""What `Settings.from_environment` reads; the last three are for clients."""
 WORKER_ARGV = (sys.executable, "-m", "tenure.work.worker")
 
 

@@ -42,12 +42,12 @@ def copy(
     transport = session.tenure.transport
     if go_to is not None:
         local = Path(source)
-        with _progress(f"to {go_to[0]}", _size(local)) as progress:
+        with progress_bar(f"to {go_to[0]}", _size(local)) as progress:
             place = upload(transport, go_to[0], local, go_to[1], progress, output.warn, user)
         where = f"{go_to[0]}:{place}"
     else:
         assert come_from is not None
-        with _progress(f"from {come_from[0]}", None) as progress:
+        with progress_bar(f"from {come_from[0]}", None) as progress:
             where = str(download(transport, *come_from, Path(target), progress, output.warn, user))
     if session.json:
         output.print_json({"source": source, "target": where})
@@ -70,7 +70,7 @@ def _size(local: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
+def progress_bar(what: str, total: int | None) -> Generator[Callable[[int], None]]:
     """A bar on stderr where that is a terminal, nothing elsewhere."""
     if not output.is_terminal(sys.stderr):
         yield lambda _: None

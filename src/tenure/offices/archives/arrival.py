@@ -15,7 +15,7 @@ from tenure.offices.archives.frames import RawRead
 from tenure.offices.archives.making import postgres_version
 from tenure.offices.archives.manifest import Manifest
 from tenure.offices.archives.pack import LEFT_AT_HOME
-from tenure.offices.archives.unpack import FREE_BYTES_MIN, Unpacker, wrong_base
+from tenure.offices.archives.unpack import FREE_BYTES_MIN, Unpacker
 
 SLACK_BYTES = 1024**3
 """What an archive may take beyond what it says, and a quarter: names and holes take differently on other disks."""
@@ -81,20 +81,3 @@ class Arrival:
                 shutil.copyfile(own, self.volume / path)  # nothing has the name: archives cannot bring it
                 os.chown(self.volume / path, owner.st_uid, owner.st_gid)
                 (self.volume / path).chmod(0o600)
-
-
-def put_in_order(ids: Sequence[tuple[str, str | None]]) -> list[int]:
-    """Which of the archives (id, base) comes when: the whole one first, each after what it continues. Raises `ArchiveError`
-    unless they are one chain."""
-    by_base = {base: place for place, (_, base) in enumerate(ids)}
-    if len(by_base) != len(ids):
-        raise ArchiveError("Two of the archives continue the same one.", hint="Give only those of one line.")
-    order: list[int] = []
-    following = by_base.get(None)
-    while following is not None and len(order) < len(ids):
-        order.append(following)
-        following = by_base.get(ids[following][0])
-    if len(order) < len(ids):
-        left = next(one for place, one in enumerate(ids) if place not in order)
-        raise wrong_base(left[0], left[1], ids[order[-1]][0] if order else None)
-    return order

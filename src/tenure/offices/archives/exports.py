@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from tenure.archive_head import HEAD_BYTES_MAX, SUFFIX, Head, is_id, new_id, read_head
+from tenure.archive_head import HEAD_BYTES_MAX, SUFFIX, Head, is_id, new_id, put_in_order, read_head
 from tenure.errors import ArchiveError, Conflict, InvalidArgument, NotFound, TenureError
 from tenure.export_keys import Key, read_key, write_key
 from tenure.offices.archives import s3, schedule
-from tenure.offices.archives.arrival import Arrival, put_in_order
+from tenure.offices.archives.arrival import Arrival
 from tenure.offices.archives.frames import RawRead
 from tenure.offices.archives.inflow import Inflow
 from tenure.offices.archives.making import Making, Places, making, sweep

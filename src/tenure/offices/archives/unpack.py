@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tenure.archive_head import wrong_base
 from tenure.errors import ArchiveError, DiskFull, VolumeError
 from tenure.export_keys import Key
 from tenure.offices.archives import manifest as m
@@ -259,19 +260,6 @@ class Unpacker:
         if member.kind is not Kind.SYMLINK:
             os.chmod(name, member.mode, dir_fd=parent)  # just made by us: no link
         os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
-
-
-def wrong_base(archive: str, base: str | None, before: str | None) -> ArchiveError:
-    if base is None:
-        return ArchiveError(
-            f"{archive} is whole by itself and continues nothing.", hint="Import it alone, or leave it out of the list."
-        )
-    if before is None:
-        return ArchiveError(
-            f"{archive} holds only what changed since {base}, which is missing.",
-            hint="Give all archives from the whole one on with --base, or keep them in one directory.",
-        )
-    return ArchiveError(f"{archive} continues {base}, not {before}.", hint="Give the archives that belong together.")
 
 
 def check_path(member: Member) -> list[str]:
