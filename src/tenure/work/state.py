@@ -60,13 +60,15 @@ class Node:
     not_before: datetime | None = None
     failure: Failure | None = None
     blocked_since: int | None = None
-    """Journal length when the call that the office failed began, or when it said that its disk is full; None when the step
+    """Journal length when the call that the office failed began, or the attempt that found its disk full; None when the step
     itself failed."""
     rung: Rung | None = None
     rung_key: str = ""
     spent: Counter[Rung] = field(default_factory=Counter[Rung])
     rungs: list[int] = field(default_factory=list[int])
     result: e.Result = field(default_factory=e.Result)
+    begun_seq: int = 0
+    """Where the journal says that the latest attempt began."""
     attempt_started_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -279,7 +281,7 @@ class RunState:
                 self.expanded[node.step.id] = record.seq
             case e.StepStarted():
                 node.phase, node.attempt, node.key = Phase.RUNNING, event.attempt, event.key
-                node.begun = True
+                node.begun, node.begun_seq = True, record.seq
                 self.attempts[node.id] = event.attempt
                 node.not_before, node.blocked_since = None, None
                 node.attempt_started_at = record.at
@@ -296,7 +298,7 @@ class RunState:
                 self._ended(node)
             case e.StepFailed():
                 node.phase, node.resume, node.failure = Phase.FAILED, Phase.PENDING, event.failure
-                node.blocked_since = record.seq if event.failure.kind is FailureClass.DISK_FULL else None
+                node.blocked_since = node.begun_seq if event.failure.kind is FailureClass.DISK_FULL else None
                 self._ended(node)
             case e.StepBlocked():
                 node.resume, node.phase, node.failure = node.phase, Phase.FAILED, event.failure
