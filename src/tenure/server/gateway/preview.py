@@ -244,8 +244,8 @@ class _Answering:
     async def fail(self, error: Exception) -> None:
         """Answers with the error, where it is not too late for that."""
         where = f"{self.scope.get('method', 'WS')} {shorten(value_of(self.scope['headers'], b'host') or '', 80)}"
-        if isinstance(error, (ClientDisconnect, WebSocketDisconnect)):
-            return
+        if isinstance(error, (ClientDisconnect, WebSocketDisconnect)) or (self._begun and isinstance(error, OSError)):
+            return  # nobody is there to be told
         if not isinstance(error, (TenureError, BrokenAnswer)):
             log.error("%s failed", where, exc_info=error)
         if self._begun:
