@@ -45,6 +45,39 @@ class BareRunsc:
         self._call("exec", self.id, "/bin/true")
         return time.perf_counter() - began
 
+    def restore_and_exec(self) -> float:
+        """Seconds from `runsc restore` of a sandbox's memory image to the end of the first `runsc exec`. It ends the sandbox."""
+        image = self._dir / "image"
+        shutil.rmtree(image, ignore_errors=True)
+        self.run_and_exec()
+        self._call("checkpoint", "--compression=none", f"--image-path={image}", self.id)
+        self.delete()
+        self._count += 1
+        began = time.perf_counter()
+        words = ["restore", "--detach", "--bundle", str(self._dir / "bundle"), f"--image-path={image}", self.id]
+        self._call(*words)
+        self._call("exec", self.id, "/bin/true")
+        took_s = time.perf_counter() - began
+        self.delete()
+        return took_s
+
+    def resume_and_exec(self) -> float:
+        """Seconds from `runsc resume` of the paused sandbox to the end of the first `runsc exec`."""
+        self._call("pause", self.id)
+        began = time.perf_counter()
+        self._call("resume", self.id)
+        self._call("exec", self.id, "/bin/true")
+        return time.perf_counter() - began
+
+    def pids(self) -> list[int]:
+        """The processes of all sandboxes that run."""
+        state = str(self._dir).encode()
+        found: list[int] = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and state in _command(entry):
+                found.append(int(entry.name))
+        return found
+
     def delete(self) -> None:
         self._call("delete", "--force", self.id)
 
@@ -57,6 +90,13 @@ class BareRunsc:
                 [*self._runsc, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True,
                 timeout=RUNSC_TIMEOUT_S,
             )  # fmt: skip
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _config(root: Path) -> dict[str, object]:

@@ -9,8 +9,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from figures import Figure, in_turns, timed
 from floor import BareRunsc
+from rest import RestBenchmarks
 from tenure import Tenure
 from tenure.client import Agent
 from tenure.server import daemon
@@ -27,6 +28,7 @@ from tenure.settings import Settings
 from tenure.setup import current_image, install
 
 ROUNDS = {"create": 8, "wake": 8, "exec": 40, "sql": 2000, "steps": 100}
+OF_REST = ("hibernated", "paused", "fork", "sleepers", "awake")
 STEPS_RUN_WAIT_S = 300.0
 
 SQL_PROGRAM = """
@@ -39,33 +41,6 @@ for n in range(int(sys.argv[1]) + 200):
     times.append(time.perf_counter() - began)
 print(statistics.median(times[200:]))
 """
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Medians in milliseconds (or per second, for `steps`), and their ratio; `aim` is what the project asks of itself."""
-
-    what: str
-    measured: float
-    floor: float
-    unit: str
-    aim: str
-
-    @property
-    def ratio(self) -> float:
-        return self.measured / self.floor
-
-
-def in_turns(rounds: int, one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
-    """Medians of both in milliseconds, measured alternately so that noise meets both alike."""
-    pairs = [(one(), other()) for _ in range(rounds)]
-    return tuple(statistics.median(column) * 1000 for column in zip(*pairs, strict=True))  # type: ignore[return-value]
-
-
-def timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
 
 
 class Benchmarks:
@@ -159,8 +134,8 @@ class Benchmarks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*ROUNDS, []], help="which (all when none is named)")
-    names = parser.parse_args().names or list(ROUNDS)
+    parser.add_argument("names", nargs="*", choices=[*ROUNDS, *OF_REST, []], help="which (all when none is named)")
+    names = parser.parse_args().names or [*ROUNDS, *OF_REST]
     console = Console()
     settings = Settings.from_environment()
     install(settings, console)
@@ -172,9 +147,12 @@ def main() -> None:
         floor = BareRunsc(root)
         figures: list[Figure] = []
         with Tenure(settings) as tenure, Progress(console=console, transient=True) as progress:
-            benchmarks = Benchmarks(tenure, settings, floor)
+            benchmarks, of_rest = Benchmarks(tenure, settings, floor), RestBenchmarks(tenure, settings, floor)
             for name in progress.track(names, description="measuring"):
-                figures.append(getattr(benchmarks, name)())
+                if name in OF_REST:
+                    figures += getattr(of_rest, name)()
+                else:
+                    figures.append(getattr(benchmarks, name)())
         floor.close()
     if not was_running:
         daemon.down(settings)

@@ -25,6 +25,7 @@ from tenure.offices.rest import RestPolicy, Tier, due
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
 from tenure.offices.spares import SpareVolumes
 from tenure.offices.volumes.base import VolumeDriver
+from tenure.postgres.cluster import ClusterState
 from tenure.settings import Settings
 from tenure.use import Use
 
@@ -116,7 +117,7 @@ class Office:
         self._still = False
         self._memory = MemoryImage(settings, parts.sandboxes, record.name, self.volume)
         self._cannot_hibernate: tuple[float, str] | None = None
-        self._database_may_run = True  # of an earlier server
+        self._database_may_run = False
         self._measuring = asyncio.Lock()
         self._measured = ("", Usage(), 0.0)
 
@@ -280,6 +281,7 @@ class Office:
         """For a server that starts: takes over a running sandbox; cleans up a dead one. Never wakes."""
         async with self._changing:
             await self._clones.settle(self.record.name)
+            self._database_may_run = await self.database.state() is ClusterState.RUNNING
             state = await self._sandbox_state()
             if state is SandboxState.PAUSED:  # its server died while it took a snapshot
                 await self._parts.sandboxes.resume(self.record.name)
@@ -300,7 +302,9 @@ class Office:
     @property
     def may_rest(self) -> bool:
         """Whether there is anything left of it that could rest deeper; costs nothing to ask."""
-        return self._listening is not None or self._database_may_run or self.rest_policy.stop_after_s is not None
+        if self._listening is not None or self._database_may_run:
+            return True
+        return self.rest_policy.stop_after_s is not None and self._memory.exists
 
     async def rest_if_idle(self, now: datetime) -> None:
         """Lets it sink to the tier that is due, if any. Raises `TenureError` when it cannot."""
@@ -430,6 +434,21 @@ class Office:
             self.log.write("office", "restarting the sandbox")
             await self._stop()
             await self._boot(SandboxState.ABSENT)
+
+    @property
+    def is_watchable(self) -> bool:
+        """Whether it is awake by all that we know, and nobody is changing that: a supervisor looks at no other."""
+        return self._listening is not None and not (
+            self._waking or self._still or self._vacant or self._changing.locked()
+        )
+
+    async def clean_up_dead(self) -> bool:
+        """Ends what is left of a sandbox that died. Whether there was one."""
+        async with self._changing:
+            if await self._sandbox_state() is not SandboxState.DEAD:
+                return False
+            await self._stop()
+            return True
 
     async def probe(self) -> bool:
         """Whether a trivial command runs within `PROBE_TIMEOUT_S`. Does not wake a sleeping office, and does not raise."""
