@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -21,30 +22,39 @@ from tenure.errors import (
     TenureError,
 )
 
+WRITERS = 2
 WRITER = r"""
-import os, subprocess, urllib.request
+import os, subprocess, sys, urllib.request
+me = sys.argv[1]
 psql = subprocess.Popen(["psql", "-qAtX"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 def ask(statement):
     psql.stdin.write(statement + ";\n")
     psql.stdin.flush()
     return psql.stdout.readline()
 def put(n):
-    request = urllib.request.Request(f"http://s3:9000/counted/{n}", data=str(n).encode(), method="PUT")
+    request = urllib.request.Request(f"http://s3:9000/counted-{me}/{n}", data=str(n).encode(), method="PUT")
     urllib.request.urlopen(request).read()
-os.makedirs("counted")
-ask("create table counted (n int primary key); select 1")
+os.makedirs(f"counted-{me}")
 n = 0
 while True:  # in this order; nothing is synced by us
     n += 1
-    assert ask(f"insert into counted values ({n}) returning n") == f"{n}\n"
-    with open(f"counted/{n}", "w") as file:
+    assert ask(f"insert into counted values ('{me}', {n}) returning n") == f"{n}\n"
+    with open(f"counted-{me}/{n}", "w") as file:
         file.write(str(n) * 100)
     put(n)
-    with open("progress.new", "w") as file:
+    with open(f"progress-{me}.new", "w") as file:
         file.write(str(n))
-    os.rename("progress.new", "progress")
+    os.rename(f"progress-{me}.new", f"progress-{me}")
 """
-SNAPSHOTS = 5
+CHAIN = r"""
+import os
+os.makedirs("links")
+with open("chain", "ab", buffering=0) as file:
+    for n in range(200_000):  # a snapshot of what is not frozen has later links, and not what was written before them
+        file.write(b"x" * 4096)
+        os.mkdir(f"links/{n}")
+"""
+SNAPSHOTS = 3
 WAIT_S = 60.0
 KILL_POINTS = ("staged", "prepared", "moved-away", "placed")
 
@@ -63,13 +73,29 @@ def words(agent: Agent) -> set[str]:
 
 
 def until(agent: Agent, least: int) -> None:
-    """Waits until the writer counted so far."""
+    """Waits until each writer counted so far."""
     deadline = time.monotonic() + WAIT_S
-    while int(agent.exec("cat progress 2>/dev/null || echo 0").stdout or 0) < least:
-        log = agent.exec("cat writer.log").stdout
+    while min(int(word) for word in agent.exec("cat progress-? 2>/dev/null || echo 0").stdout.split()) < least:
+        log = agent.exec("cat *.log").stdout
         assert not log, log
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def counted(fork: Agent, writer: int) -> int:
+    """How far a writer had come in a snapshot; fails when its rows, files and objects do not agree."""
+    files = sorted(int(name) for name in fork.exec(f"ls counted-{writer}").stdout.split())
+    rows = [row[0] for row in fork.sql(f"select n from counted where w = {writer} order by n", rows_max=10_000).rows]
+    objects = sorted(int(item.name) for item in fork.objects.list(f"counted-{writer}"))
+    for found in (rows, files, objects):
+        assert found == list(range(1, len(found) + 1))
+    # A write goes on from the row to the file to the object: none is ahead of the one before it.
+    assert len(objects) <= len(files) <= len(rows) <= len(objects) + 1
+    sizes = fork.exec(f"cd counted-{writer} && wc -c *").stdout.splitlines()
+    whole = {int(name) for size, name in map(str.split, sizes) if name != "total" and int(size) == 100 * len(name)}
+    assert whole >= set(objects)
+    assert int(fork.exec(f"cat progress-{writer}").stdout) in (len(objects) - 1, len(objects))
+    return len(rows)
 
 
 def host_key(agent: Agent) -> str:
@@ -88,31 +114,27 @@ def agent(live: Live) -> Agent:
 def test_restore_is_consistent(live: Live) -> None:
     """In each snapshot of a busy office, rows, files and objects agree up to the one write in flight."""
     busy = live.agent("busy")
+    busy.sql("create table counted (w int, n int, primary key (w, n))")
     busy.exec(["tee", "writer.py"], stdin=WRITER)
-    busy.exec("nohup python3 writer.py > writer.log 2>&1 &")
+    busy.exec(["tee", "chain.py"], stdin=CHAIN)
+    busy.exec("nohup python3 chain.py > chain.log 2>&1 &")
+    for writer in range(WRITERS):
+        busy.exec(f"nohup python3 writer.py {writer} > writer-{writer}.log 2>&1 &")
     taken: list[wire.Snapshot] = []
     for number in range(SNAPSHOTS):
-        until(busy, 10 * (number + 1))
+        until(busy, 5 * (number + 1))
         taken.append(busy.snapshots.create())
-    until(busy, 10 * SNAPSHOTS + 10)  # it went on
+    until(busy, 5 * SNAPSHOTS + 5)  # it went on
     busy.sleep()
-    seen: list[int] = []
+    seen: list[list[int]] = []
     for snapshot in taken:
         fork = busy.fork(live.name("look"), snapshot=snapshot.id)
-        files = sorted(int(name) for name in fork.exec("ls counted").stdout.split())
-        rows = [row[0] for row in fork.sql("select n from counted order by n", rows_max=10_000).rows]
-        objects = sorted(int(item.name) for item in fork.objects.list("counted"))
-        for counted in (rows, files, objects):
-            assert counted == list(range(1, len(counted) + 1))
-        # A write goes on from the row to the file to the object: none is ahead of the one before it.
-        assert len(objects) <= len(files) <= len(rows) <= len(objects) + 1
-        whole = fork.exec("for n in $(ls counted); do printf '%s %s\\n' $n $(wc -c < counted/$n); done").stdout
-        short = [line for line in whole.splitlines() if int(line.split()[1]) != 100 * len(line.split()[0])]
-        assert [int(line.split()[0]) for line in short] in ([], [files[-1]])
-        seen.append(len(rows))
+        seen.append([counted(fork, writer) for writer in range(WRITERS)])
+        links, blocks = fork.exec("ls links | wc -l; stat -c %s chain").stdout.split()
+        assert int(links) * 4096 <= int(blocks)
         fork.delete()
-    assert seen == sorted(set(seen))
-    assert len(seen) == SNAPSHOTS
+    for earlier, later in itertools.pairwise(seen):
+        assert all(before < after for before, after in zip(earlier, later, strict=True))
     busy.delete()
     assert not (live.settings.snapshots_dir / busy.name).exists()
 
