@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from tenure.errors import Conflict, ServerUnreachable
 
 COUNTER = """
 import time
+from pathlib import Path
 big = bytearray(50_000_000)
 n = 0
 while True:
@@ -203,6 +205,29 @@ def test_a_database_used_while_its_office_sleeps_rests_too(live: Live) -> None:
     assert state(agent) == "stopped"
     wait_until(lambda: not pid_file.exists(), "the database is not stopped")
     agent.delete()
+
+
+def test_sleeping_agents_cost_rows_and_disk_only(live: Live) -> None:
+    """No process, no socket, no open file for any of them, asleep since ever or again; and one of them wakes like any other."""
+
+    def held() -> tuple[int, list[str], list[int]]:
+        pid = live.tenure.health().pid
+        doors = sorted(path.name for path in live.settings.doorway("x").parent.iterdir() if any(path.iterdir()))
+        return len(list(Path(f"/proc/{pid}/fd").iterdir())), doors, live.sandbox_pids("scale")
+
+    live.tenure.agents.list()
+    files, doors, _ = held()
+    agents = [live.tenure.agents.create(live.name("scale"), asleep=True) for _ in range(20)]
+    assert {agent.state for agent in agents} == {"stopped"}
+    assert agents[0].exec("echo up").stdout == "up\n"
+    assert agents[0].sleep("hibernated").state == "hibernated"
+    assert agents[1].exec("echo up").stdout == "up\n"
+    assert agents[1].sleep("stopped").state == "stopped"
+    wait_until(lambda: held()[0] <= files + 2, f"open files: {files} before, {held()[0]} with sleeping agents")
+    assert held()[1:] == (doors, [])
+    for agent in agents:
+        assert not live.sandbox_pids(agent.name)
+        agent.delete()
 
 
 # --- killed in the middle ------------------------------------------------------------------------------------------------
