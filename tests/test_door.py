@@ -4,6 +4,8 @@ refused. `officed` runs as a plain process here; `test_survives_kill.py` has it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -11,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from homes import free_port
 from tenure.errors import DoorClosed, DoorError, InvalidArgument, SetupError, TooLarge
 from tenure.offices.door import frames
-from tenure.offices.door.door import Door, parse_job_status
+from tenure.offices.door.door import Door, Drained, parse_drained, parse_job_status
 from tenure.settings import Settings
 from tenure.work.hands import CommandState
 
@@ -30,9 +33,9 @@ class Bench:
         self._officed = settings.officed_dir / "officed"
         self._process: asyncio.subprocess.Process | None = None
 
-    async def boot(self) -> None:
+    async def boot(self, *more: str) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            self._officed, "--door", self.directory / "doorway" / "door.sock", "--jobs", self.directory / "jobs"
+            self._officed, "--door", self.directory / "doorway" / "door.sock", "--jobs", self.directory / "jobs", *more
         )
         await self.door.wait_open()
 
@@ -49,6 +52,16 @@ class Bench:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         await self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def is_gone(self, pid: int) -> None:
+        async with asyncio.timeout(NOTICE_S):
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 - processes of others send no event
+                await asyncio.sleep(0.02)
 
     async def run(self, script: str, **more: object) -> tuple[int, bytes, bytes]:
         result = await self.door.run(("/bin/sh", "-c", script), env={}, user="root", **more)  # type: ignore[arg-type]
@@ -112,11 +125,22 @@ async def test_leaving_a_session_ends_its_command(bench: Bench) -> None:
         pid = int(data)
         break
     await session.close()
-    for _ in range(100):
-        if not Path(f"/proc/{pid}").exists():
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("the command outlived its session")
+    await bench.is_gone(pid)
+
+
+@pytest.mark.parametrize("tty", [None, (24, 80)], ids=["pipe", "terminal"])
+async def test_leaving_ends_a_command_that_reads_no_input(bench: Bench, tty: tuple[int, int] | None) -> None:
+    """More input than all buffers hold is on its way to it, which must not keep the connection open."""
+    session = await bench.door.attach(("/bin/sh", "-c", "echo $$; exec sleep 100"), env={}, user="root", tty=tty)
+    async for _channel, data in session:
+        pid = int(data)
+        break
+    feeding = asyncio.create_task(session.send_stdin(b"x" * 8_000_000))
+    done, _ = await asyncio.wait([feeding], timeout=0.3)
+    assert not done, "there is no limit to what waits for a command"
+    feeding.cancel()
+    await session.close()
+    await bench.is_gone(pid)
 
 
 async def test_a_terminal_is_a_terminal(bench: Bench) -> None:
@@ -230,6 +254,132 @@ async def test_nonsense_from_an_office_is_refused(tmp_path: Path, answer: bytes)
         await door.run(("true",), env={}, user="root")
     await lying
     await door.close()
+
+
+# --- draining ----------------------------------------------------------------------------------------------------------
+def host_sockets(pid: int) -> int:
+    """How many connections the process holds that are no listeners."""
+    listening = {
+        line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines()[1:] if line.split()[3] == "00010000"
+    }
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            kind, _, inode = os.readlink(entry).partition(":")
+            found += kind == "socket" and inode.strip("[]") not in listening
+    return found
+
+
+async def test_a_drained_office_holds_no_connection_until_the_door_opens_again(bench: Bench) -> None:
+    assert host_sockets(bench.pid) == 4
+    drained = await bench.door.drain()
+    assert drained == Drained(done=True)
+    assert host_sockets(bench.pid) == 0
+    assert not bench.door.is_open
+    await asyncio.sleep(0.1)
+    assert host_sockets(bench.pid) == 0
+    await bench.door.open()
+    assert (await bench.run("echo back"))[1] == b"back\n"
+    async with asyncio.timeout(NOTICE_S):
+        while host_sockets(bench.pid) < 4:  # noqa: ASYNC110 - processes of others send no event
+            await asyncio.sleep(0.01)
+
+
+async def test_a_drain_is_refused_while_commands_or_jobs_run(bench: Bench) -> None:
+    session = await bench.door.attach(("sleep", "100"), env={}, user="root")
+    assert await bench.door.drain() == Drained(done=False, commands=1)
+    await session.close()
+    async with asyncio.timeout(NOTICE_S):
+        await bench.job("long", "sleep 100")
+        while (refused := await bench.door.drain()).commands:  # noqa: ASYNC110 - it ends soon
+            await asyncio.sleep(0.05)
+    assert refused == Drained(done=False, jobs=("long",))
+    assert (await bench.run("echo open"))[1] == b"open\n", "a refusal changes nothing"
+    await bench.door.stop_job("long")
+    assert (await bench.door.drain()).done
+    await bench.door.open()
+
+
+async def test_a_drain_ends_streams_and_forwards_and_those_that_wait_go_on_after_it(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """A program whose connection was cut dials again at once: it waits inside, and holds nothing of the host."""
+    port = free_port()
+    bench = Bench(settings, tmp_path)
+    served: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            while data := await reader.read(100):
+                served.append(data)
+                writer.write(data)
+        writer.close()
+
+    await bench.door.open()
+    upstream = await asyncio.start_unix_server(serve, tmp_path / "db.sock")
+    await bench.boot("--forward", f"127.0.0.1:{port}={tmp_path / 'db.sock'}")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"before")
+    assert await reader.readexactly(6) == b"before"
+    inside = await asyncio.start_server(serve, "127.0.0.1", 0)
+    dialled, dialled_writer = await bench.door.dial(f"127.0.0.1:{inside.sockets[0].getsockname()[1]}")
+    dialled_writer.write(b"stream")
+    assert await dialled.readexactly(6) == b"stream"
+
+    assert (await bench.door.drain()).done
+    assert await reader.read() == b""
+    assert await dialled.read() == b""
+    again, again_writer = await asyncio.open_connection("127.0.0.1", port)
+    again_writer.write(b"after")
+    await asyncio.sleep(0.1)
+    assert served == [b"before", b"stream"]
+    await bench.door.open()
+    assert await again.readexactly(5) == b"after"
+    for end in (writer, dialled_writer, again_writer):
+        end.close()
+    inside.close()
+    upstream.close()
+    await bench.door.close()
+    await bench.crash()
+
+
+async def test_an_office_whose_server_died_over_a_drain_dials_the_next(bench: Bench) -> None:
+    assert (await bench.door.drain()).done
+    another = Door("bench", bench.directory / "doorway")
+    await another.open()
+    await another.wait_open()
+    await another.close()
+
+
+async def test_an_office_that_does_not_know_the_drain_keeps_its_door(tmp_path: Path) -> None:
+    """One that runs an older officed, or an impostor."""
+    door = Door("old", tmp_path / "doorway")
+    await door.open()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = struct.unpack(">I", await reader.readexactly(4))[0]
+        await reader.readexactly(size)
+        writer.write(frames.frame(frames.ERROR, b"op: this office's door does not know drain"))
+
+    connections = [await asyncio.open_unix_connection(tmp_path / "doorway" / "door.sock") for _ in range(2)]
+    answers = [asyncio.create_task(answer(*connection)) for connection in connections]
+    await door.wait_open()
+    with pytest.raises(DoorError, match="does not know drain"):
+        await door.drain()
+    assert (tmp_path / "doorway" / "door.sock").exists()
+    for task, (_, writer) in zip(answers, connections, strict=True):
+        task.cancel()
+        writer.close()
+    await door.close()
+
+
+def test_malformed_answers_to_a_drain_are_refused() -> None:
+    for payload in (b"", b"drained\njob x\n", b"refused\n", b"refused\nnonsense\n", b"refused\ncommands -1\n"):
+        with pytest.raises(DoorError):
+            parse_drained(payload)
+    many = b"refused\n" + b"job " + b"k" * 10_000 + b"\n" + b"obstacle \xff\n" * 10_000
+    assert len(parse_drained(many).obstacles) < 1000
+    assert len(parse_drained(many).jobs[0]) < 1000
 
 
 def test_malformed_job_statuses_are_refused() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
-from tenure.errors import DoorClosed, DoorError, SandboxError, SetupError
+from tenure.errors import DoorClosed, DoorError, SetupError
 from tenure.offices.door import frames
 from tenure.offices.door.frames import DoorRequest
 from tenure.offices.door.session import (
@@ -86,8 +86,6 @@ class Door:
         self._server: asyncio.Server | None = None
         self._in_use: set[asyncio.StreamWriter] = set()
         self._dialled: WeakSet[asyncio.StreamWriter] = WeakSet()
-        self.refusals = 0
-        """How often the office had no room for another command."""
 
     # --- life ------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -268,8 +266,7 @@ class Door:
             raise DoorClosed(
                 f"The office of {self.agent} did not start the command in {ANSWER_TIMEOUT_S:g} s."
             ) from error
-        except BaseException as error:
-            self.refusals += isinstance(error, SandboxError) and counts
+        except BaseException:
             writer.close()
             raise
         finally:
@@ -355,9 +352,7 @@ class Door:
             if payload.startswith(b"program: "):
                 text = payload.removeprefix(b"program: ").decode("utf-8", "replace")
                 return CommandStatus(CommandState.EXITED, exit_code=127, output=text, output_bytes=len(text))
-            error = error_of(payload)
-            self.refusals += isinstance(error, SandboxError)
-            raise error
+            raise error_of(payload)
         return parse_job_status(payload)
 
     # --- byte streams ------------------------------------------------------------------------------------------------

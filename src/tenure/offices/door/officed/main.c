@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 const char *door_path, *jobs_dir;
-static int own_process_space;
+int own_process_space;
 
 static void make_dirs(const char *path) {
     char part[512];

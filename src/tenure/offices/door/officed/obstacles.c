@@ -1,5 +1,5 @@
 /* What would keep the office's memory from being written to an image: files that were deleted and are still in use, since
- * nothing could open them again. What is in memory (/dev/shm, memfd) comes along with it. */
+ * nothing could open them again. What is in memory (/dev/shm, memfd, System V) comes along with it. */
 #include "officed.h"
 
 #include <dirent.h>
@@ -18,7 +18,8 @@ struct list {
 
 static int is_obstacle(const char *path) {
     size_t n = strlen(path);
-    return n > 10 && !strcmp(path + n - 10, " (deleted)") && *path == '/' && strncmp(path, "/dev/", 5) && strncmp(path, "/memfd:", 7);
+    return n > 10 && !strcmp(path + n - 10, " (deleted)") && *path == '/' && strncmp(path, "/dev/", 5) && strncmp(path, "/memfd:", 7) &&
+           strncmp(path, "/SYSV", 5);
 }
 
 static void add(struct list *l, const char *pid, const char *path) {
@@ -52,7 +53,7 @@ static void look_at_mappings(struct list *l, const char *pid) {
 
 size_t list_obstacles(char *at, size_t room) {
     struct list l = {at, room, 0, 0};
-    DIR *proc = opendir("/proc");
+    DIR *proc = own_process_space ? opendir("/proc") : NULL;
     for (struct dirent *entry; proc && l.found < OBSTACLES_MAX && (entry = readdir(proc));) {
         if (*entry->d_name < '1' || *entry->d_name > '9') continue;
         look_at_files(&l, entry->d_name);

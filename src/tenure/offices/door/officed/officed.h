@@ -53,6 +53,7 @@ enum {
 
 /* What the command line said (main.c). */
 extern const char *door_path, *jobs_dir;
+extern int own_process_space; /* all processes that we see are the office's */
 
 /* io.c: time, whole reads and writes, frames, threads */
 int64_t now_ms(void);
