@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import signal
 import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,7 +60,17 @@ with open("chain", "ab", buffering=0) as file:
 """
 SNAPSHOTS = 3
 WAIT_S = 60.0
-KILL_POINTS = ("staged", "prepared", "moved-away", "placed")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def fill(agent: Agent, word: str) -> None:
@@ -279,9 +293,7 @@ def test_what_does_not_exist_or_cannot_be_is_a_clear_error(live: Live, agent: Ag
 
 def test_an_agent_at_work_is_not_restored_and_its_snapshots_know_the_run(agent: Agent) -> None:
     run = agent.run("wait", playbook="name: wait\nsteps:\n  - id: wait\n    run: sleep 100\n")
-    deadline = time.monotonic() + WAIT_S
-    while run.show().state is not wire.RunState.RUNNING and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: run.show().state is wire.RunState.RUNNING)
     taken = agent.snapshots.create()
     assert list(taken.runs) == [run.id]
     assert 0 < taken.runs[run.id] <= max(event.seq for event in run.journal())
@@ -310,31 +322,37 @@ def leftovers(live: Live) -> list[Path]:
 
 
 class Killer:
-    """Servers that end by SIGKILL at a point that they reach."""
+    """Servers that are stopped, or end by SIGKILL, at points that they reach."""
 
     def __init__(self, live: Live, fired: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.live, self.fired, self.monkeypatch = live, fired, monkeypatch
         self.pid = 0
 
-    def up(self, point: str | None) -> None:
-        """Starts a server that will die at `point`; one that will not, for None."""
+    def up(self, *faults: str) -> None:
+        """Starts a server that will do as `faults` say ("POINT:NTH:ACTION")."""
         if self.pid == 0:
             self.live.kill()
-        if point is None:
-            self.monkeypatch.delenv("TENURE_FAULT")
-        else:
-            self.monkeypatch.setenv("TENURE_FAULT", f"{point}:1:kill")
-            self.monkeypatch.setenv("TENURE_FAULT_LOG", str(self.fired))
+        self.monkeypatch.setenv("TENURE_FAULT", ",".join(faults))
+        self.monkeypatch.setenv("TENURE_FAULT_LOG", str(self.fired))
         self.live.up()
         self.pid = self.live.tenure.health().pid or 0
 
-    def died(self) -> None:
+    def _reached(self, fault: str) -> bool:
+        return self.fired.exists() and fault in self.fired.read_text().splitlines()
+
+    def died(self, fault: str) -> None:
         """Returns when the server is dead; fails when it was not killed where it should."""
-        deadline = time.monotonic() + WAIT_S
-        while is_running(self.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        fired = self.fired.read_text().splitlines()
-        assert fired[-1].startswith(os.environ["TENURE_FAULT"]), fired
+        wait_until(lambda: not is_running(self.pid))
+        assert self._reached(fault)
+
+    @contextlib.contextmanager
+    def stopped(self, fault: str) -> Generator[None]:
+        """A block in which the server stands still where it should; then it goes on."""
+        wait_until(lambda: self._reached(fault) and process_state(self.pid) == "T")
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -342,47 +360,71 @@ def killer(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kille
     return Killer(live, tmp_path / "fired", monkeypatch)
 
 
-def test_a_server_killed_in_a_restore_leaves_the_old_or_the_new_office(
-    live: Live, agent: Agent, killer: Killer
-) -> None:
-    fill(agent, "new")
-    target = agent.snapshots.create()
-    killer.up(f"restore.{KILL_POINTS[0]}")
-    for point, following in zip(KILL_POINTS, (*KILL_POINTS[1:], None), strict=True):
-        fill(agent, f"old-{point}")
-        with pytest.raises(TenureError):
-            agent.snapshots.restore(target.id)
-        killer.died()
-        killer.up(f"restore.{following}" if following else None)
-        assert words(agent) == ({"new"} if point in ("moved-away", "placed") else {f"old-{point}"})
-        assert leftovers(live) == []
-    before = agent.snapshots.list()[-1]
-    assert before.kind == "before-restore"
-    agent.snapshots.restore(before.id)
-    assert words(agent) == {f"old-{KILL_POINTS[-1]}"}
+def kill_below(live: Live, agent: Agent) -> None:
+    """SIGKILL to the sandbox of an office and to its PostgreSQL, as when memory runs out."""
+    for pid in live.sandbox_pids(agent.name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    os.kill(int((live.settings.volumes_dir / agent.name / "postgres" / "postmaster.pid").read_text().split()[0]), 9)
 
 
-def test_a_server_killed_in_a_snapshot_or_a_fork_leaves_all_of_it_or_none(
+def test_whoever_is_killed_in_a_snapshot_restore_fork_or_diff_all_of_it_is_done_or_nothing(
     live: Live, agent: Agent, killer: Killer
 ) -> None:
-    fill(agent, "forked")
+    """Every stage between the volumes' moves is killed in `test_clones.py`; here each call, with rows and offices."""
+    killer.up("snapshot.copied:1:stop", "restore.begun:1:stop", "snapshot.copied:3:kill")
+    fill(agent, "first")
+    with ThreadPoolExecutor(1) as pool:
+        # The sandbox and the database die while a snapshot is taken: it is whole, and the office comes back.
+        taking = pool.submit(agent.snapshots.create)
+        with killer.stopped("snapshot.copied:1:stop"):
+            kill_below(live, agent)
+        first = taking.result(WAIT_S)
+        assert words(agent) == {"first"}
+        # They die while a restore begins: what was there is kept, and the office is as it was in the snapshot.
+        fill(agent, "second")
+        restoring = pool.submit(agent.snapshots.restore, first.id)
+        with killer.stopped("restore.begun:1:stop"):
+            kill_below(live, agent)
+        before = restoring.result(WAIT_S).before
+    assert words(agent) == {"first"}
+
     pid = agent.exec("nohup sleep 1000 >/dev/null 2>&1 & echo $!").stdout.strip()
     there = [one.id for one in agent.snapshots.list()]
-    killer.up("snapshot.copied")
     with pytest.raises(ServerUnreachable):
         agent.snapshots.create("half")  # the office is frozen at this point
-    killer.died()
-    killer.up("restore.staged")
+    killer.died("snapshot.copied:3:kill")
+
+    killer.up("restore.moved-away:1:kill")
     assert agent.exec(f"kill -0 {pid}").exit_code == 0  # it goes on, and was not restarted
     assert [one.id for one in agent.snapshots.list()] == there
     assert sorted(path.name for path in (live.settings.snapshots_dir / agent.name).iterdir()) == sorted(there)
+    with pytest.raises(TenureError):
+        agent.snapshots.restore(before.id)
+    killer.died("restore.moved-away:1:kill")
+
+    killer.up("restore.staged:1:kill")
+    assert words(agent) == {"second"}
+    assert leftovers(live) == []
+    undo = agent.snapshots.list()[-1]
+    assert undo.kind == "before-restore"
     name = live.name("half")
     with pytest.raises(ServerUnreachable):
-        agent.fork(name)
-    killer.died()
-    killer.up(None)
+        agent.fork(name, snapshot=undo.id)
+    killer.died("restore.staged:1:kill")
+
+    killer.up("diff.reading:1:kill")
     fork = live.tenure.agents.get(name)
-    assert words(fork) == {"forked"}
+    assert words(fork) == {"first"}
     assert host_key(fork) != host_key(agent)
-    assert leftovers(live) == []
     fork.delete()
+    with pytest.raises(ServerUnreachable):
+        agent.snapshots.diff(before.id)
+    killer.died("diff.reading:1:kill")
+    readers = [int((place / "postgres/postmaster.pid").read_text().split()[0]) for place in leftovers(live)[:2]]
+    assert all(map(is_running, readers))
+
+    killer.up()
+    assert not any(map(is_running, readers))
+    assert leftovers(live) == []
+    assert words(agent) == {"second"}

@@ -1,8 +1,8 @@
 """Named points at which a test can kill, stop or break this process: before and after every journal write and effect.
 
 A point is reached by name and occurrence, such as `journal.append.before/step_started/load`; nothing happens unless it
-was armed. `TENURE_FAULT="POINT:NTH:ACTION"` arms one in a worker process (this is no setting of the product, hence
-it is read here); `TENURE_FAULT_LOG` names a file in which a fault records that it fired: a fault that never landed
+was armed. `TENURE_FAULT="POINT:NTH:ACTION"`, several with commas between, arms a process (this is no setting of the
+product, hence it is read here); `TENURE_FAULT_LOG` names a file in which a fault records that it fired: a fault that never landed
 looks like a clean run. With `TENURE_FAULT_TRACE` every point reached is written to that file.
 """
 
@@ -31,9 +31,8 @@ class Broken(RuntimeError):
 
 @dataclass
 class _Points:
-    target: str = ""
-    nth: int = 1
-    action: Action = Action.KILL
+    armed: dict[tuple[str, int], Action] = field(default_factory=dict[tuple[str, int], Action])
+    """By point and occurrence."""
     log: Path | None = None
     trace: Path | None = None
     counts: Counter[str] = field(default_factory=Counter[str])
@@ -43,9 +42,9 @@ _points = _Points()
 
 
 def arm(point: str, nth: int, action: Action, *, log: Path | None = None) -> None:
-    """Makes the `nth` (from 1) reaching of `point` do `action`. One point at a time."""
+    """Makes the `nth` (from 1) reaching of `point` do `action`, and disarms every other point."""
     global _points
-    _points = _Points(point, nth, action, log, _points.trace)
+    _points = _Points({(point, nth): action}, log, _points.trace)
 
 
 def disarm() -> None:
@@ -54,26 +53,30 @@ def disarm() -> None:
 
 
 def arm_from_environment() -> None:
-    """Called once by a worker process. Does nothing unless the variables are set."""
+    """Called once by a process. Does nothing unless the variables are set."""
     trace = os.environ.get("TENURE_FAULT_TRACE")
     _points.trace = Path(trace) if trace else None
-    if setting := os.environ.get("TENURE_FAULT"):
-        point, nth, action = setting.rsplit(":", 2)
-        log = os.environ.get("TENURE_FAULT_LOG")
-        arm(point, int(nth), Action(action), log=Path(log) if log else None)
+    log = os.environ.get("TENURE_FAULT_LOG")
+    _points.log = Path(log) if log else None
+    for setting in os.environ.get("TENURE_FAULT", "").split(","):
+        if setting:
+            point, nth, action = setting.rsplit(":", 2)
+            _points.armed[point, int(nth)] = Action(action)
 
 
 def reach(point: str) -> None:
     """Does nothing, unless this occurrence of `point` was armed."""
-    if not _points.target and _points.trace is None:
+    if not _points.armed and _points.trace is None:
         return
     _points.counts[point] += 1
     if _points.trace is not None:
         _append(_points.trace, f"{point}:{_points.counts[point]}")
-    if point == _points.target and _points.counts[point] == _points.nth:
+    nth = _points.counts[point]
+    action = _points.armed.get((point, nth))
+    if action is not None:
         if _points.log is not None:
-            _append(_points.log, f"{point}:{_points.nth}:{_points.action}")
-        match _points.action:
+            _append(_points.log, f"{point}:{nth}:{action}")
+        match action:
             case Action.KILL:
                 os.kill(os.getpid(), signal.SIGKILL)
             case Action.STOP:

@@ -30,6 +30,7 @@ from tenure.data.tables import (
 )
 from tenure.data.throwaway import ThrowAway
 from tenure.errors import ConnectionLost, TenureError, TooLarge
+from tenure.faultpoints import reach
 from tenure.postgres.client import Connection
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ async def compare_databases(before: ThrowAway, after: ThrowAway, bounds: Bounds 
     try:
         async with asyncio.timeout(bounds.time_s):
             await _both(before.start(), after.start())
+            reach("diff.reading")
             await _Comparison(before, after, bounds, found).run()
     except TimeoutError:
         found.problem = f"The time for it ({bounds.time_s:g} s) was over before all tables were compared."

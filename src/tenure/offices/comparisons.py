@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tenure.data.table_diff import ROOM_BYTES, compare_databases
 from tenure.data.throwaway import ThrowAway
-from tenure.faultpoints import reach
 from tenure.offices.diff import Diff, compare
 from tenure.offices.models import OfficeRecord
 from tenure.offices.volumes.base import VolumeDriver
@@ -53,7 +52,6 @@ class Comparisons:
         """What became of files and objects, and with `tables` of rows, between the clones."""
         then, now = self.places(record.name)
         async with self._room:
-            reach("diff.cloned")
             found = await asyncio.to_thread(compare, then, now)
             if tables:
                 before, after = (ThrowAway(self._settings, place, record.uid) for place in (then, now))

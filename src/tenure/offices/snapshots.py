@@ -229,6 +229,7 @@ class Snapshots:
     @contextlib.asynccontextmanager
     async def _replacing(self, office: Office, key: str | None = None) -> AsyncGenerator[SnapshotRecord]:
         """Nothing of the office runs meanwhile; the snapshot of what is there. The caller has its agent's turn."""
+        reach("restore.begun")
         async with office.vacated():
             before = await self._of_key(office.record.name, key)
             if before is None:
