@@ -80,10 +80,16 @@ async def whole(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[obje
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         if not task.cancelled():
-            ending = asyncio.ensure_future(_undone(task, undo))
-            _unfinished.add(ending)  # else nobody would hold it
-            ending.add_done_callback(_unfinished.discard)
+            to_the_end(_undone(task, undo))
         raise
+
+
+def to_the_end(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Begins `work`, which goes on whoever is cancelled: nobody has to hold the task."""
+    task = asyncio.ensure_future(work)
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
+    return task
 
 
 async def _undone(task: asyncio.Task[T], undo: Callable[[T], Awaitable[object] | None]) -> None:

@@ -13,7 +13,7 @@ import asyncssh
 
 from tenure.errors import TenureError
 from tenure.server.failures import shorten
-from tenure.server.gateway.flow import Inflow, Room, whole
+from tenure.server.gateway.flow import Inflow, Room, to_the_end, whole
 from tenure.server.services import STDERR, Offices, Session
 
 log = logging.getLogger("tenure.ssh")
@@ -180,10 +180,10 @@ class OfficeSession(asyncssh.SSHServerSession[bytes]):
             await reading
             return await session.wait()
         finally:
+            closing = to_the_end(session.close())  # first: we may be cancelled once more while we wait
             feeding.cancel()
             reading.cancel()
-            await asyncio.gather(feeding, reading, return_exceptions=True)
-            await asyncio.shield(session.close())
+            await asyncio.gather(feeding, reading, asyncio.shield(closing), return_exceptions=True)
 
     async def _read(self, session: Session) -> None:
         async for stream, data in session:

@@ -1,4 +1,4 @@
-"""OpenSSH's own programs reach an office through the gateway: shells, commands, files, forwards; and wake it."""
+"""OpenSSH's own programs reach a real office through the gateway, and a browser what a program in it serves; both wake it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect as websocket
 
 from fixtures.gateway import PATIENCE_S, OpenSsh, open_ssh
 from fixtures.live import Live
@@ -265,3 +269,90 @@ def test_the_use_of_a_key_is_noted(live: Live, ssh: OpenSsh, host: str) -> None:
     while (now := live.tenure.ssh_keys.list()[0].last_used_at) is None or now == before:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# --- previews ----------------------------------------------------------------------------------------------------------------
+WEBSOCKET_ECHO = """
+import base64, hashlib, socketserver
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = {}
+        self.rfile.readline()
+        while line := self.rfile.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            head[name.lower()] = value
+        digest = hashlib.sha1(head["sec-websocket-key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+                         b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\\r\\n\\r\\n")
+        while True:
+            kind, size = self.rfile.read(2)
+            assert size & 0x80 and size & 0x7f < 126
+            mask, data = self.rfile.read(4), self.rfile.read(size & 0x7f)
+            self.wfile.write(bytes([kind, len(data)]) + bytes(b ^ mask[i % 4] for i, b in enumerate(data)))
+            if kind == 0x88:
+                return
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(("0.0.0.0", 7009), Echo).serve_forever()
+"""
+
+
+def browser(live: Live, agent: Agent, port: int) -> httpx.Client:
+    """Comes in by a link, as a browser does, and keeps the cookie."""
+    made = agent.preview(port, "/in/")
+    host = made.origin.removeprefix("http://")
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{live.settings.port}", headers={"Host": host}, timeout=PATIENCE_S, trust_env=False
+    )
+    opened = client.get(made.url.removeprefix(made.origin))
+    assert (opened.status_code, opened.headers["location"]) == (303, f"{made.origin}/in/")
+    return client
+
+
+def test_a_browser_sees_what_a_program_in_the_office_serves_and_wakes_the_office(live: Live, analyst: Agent) -> None:
+    analyst.exec(
+        "mkdir -p www/in && echo '<h1>hello</h1>' > www/in/index.html && head -c 20000000 /dev/urandom > www/big"
+    )
+    analyst.sleep()
+    with closing(browser(live, analyst, 7008)) as client:
+        told = client.get("/in/", headers={"Accept": "text/html"})
+        assert told.status_code == 502
+        assert "Nothing answers on port 7008" in told.text
+        assert analyst.show().state == "awake"
+        analyst.exec("cd www && setsid python3 -m http.server 7008 > ../http.log 2>&1 &")
+        deadline = time.monotonic() + PATIENCE_S
+        while (page := client.get("/in/")).status_code == 502:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (page.status_code, page.text) == (200, "<h1>hello</h1>\n")
+        assert client.get("/nothing").status_code == 404
+        assert client.head("/in/").headers["content-length"] == "15"
+        digest = analyst.exec("sha256sum < www/big").stdout.split()[0]
+        assert hashlib.sha256(client.get("/big").content).hexdigest() == digest
+        client.cookies.clear()
+        assert client.get("/in/").status_code == 401
+
+
+def test_a_websocket_reaches_a_program_in_the_office(live: Live, analyst: Agent) -> None:
+    analyst.exec(["tee", "ws.py"], stdin=WEBSOCKET_ECHO)
+    analyst.exec("setsid python3 ws.py > ws.log 2>&1 &")
+    with closing(browser(live, analyst, 7009)) as client:
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        host = client.headers["Host"]
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            opened = websocket(
+                f"ws://{host}/",
+                sock=socket.create_connection(("127.0.0.1", live.settings.port)),
+                additional_headers={"Cookie": cookie},
+                compression=None,
+            )
+            break
+        except InvalidStatus as error:  # the program is not up yet
+            if error.response.status_code != 502 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    with opened as connection:
+        for message in ("hello", b"\x00\xff"):
+            connection.send(message)
+            assert connection.recv(timeout=PATIENCE_S) == message
