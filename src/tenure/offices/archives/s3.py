@@ -146,20 +146,23 @@ def _told(doing: str, place: Place) -> Generator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFound(f"There is nothing at {place}, or no such bucket.") from error
-    except (s3_errors.PermissionDeniedError, s3_errors.UnauthenticatedError) as error:
-        raise StorageError(f"{doing} {place} is not allowed with these credentials.") from error
     except s3_errors.BaseError as error:
-        raise StorageError(f"{doing} {place} failed: {_reason(error)}") from error
+        text = _without_secrets(str(error))
+        if "NoSuchBucket" in text:
+            raise NotFound(f"There is no bucket {place.bucket}.") from error
+        denied = isinstance(error, s3_errors.PermissionDeniedError | s3_errors.UnauthenticatedError)
+        if denied or re.search(r"code: 40[13]\b", text):
+            raise StorageError(f"{doing} {place} is not allowed with these credentials.") from error
+        raise StorageError(f"{doing} {place} failed: {text}") from error
 
 
-def _reason(error: Exception) -> str:
-    """Without what must not stand in a message."""
+def _without_secrets(text: str) -> str:
+    """An error's text, without what must not stand in a message; one line."""
     config = configuration(os.environ)
-    text = str(error).split("Debug source", 1)[0]
     for name in ("access_key_id", "secret_access_key", "session_token"):
         if config.get(name):
             text = text.replace(str(config[name]), "***")
-    return " ".join(text.split())[:400]
+    return " ".join(text.split("Debug source", 1)[0].split())[:400]
 
 
 # --- objects ------------------------------------------------------------------------------------------------------------

@@ -108,8 +108,11 @@ class Unpacker:
         return manifest
 
     def _end(self, reader: Members, member: Member, count: int) -> None:
-        facts: Any = json.loads(_content(reader, member, m.END_BYTES_MAX))
-        if facts.get("members") != count or reader.next() is not None:
+        try:
+            facts: Any = json.loads(_content(reader, member, m.END_BYTES_MAX))
+        except (ValueError, RecursionError):
+            facts = None
+        if facts != {"members": count} or reader.next() is not None:
             raise ArchiveError("The archive does not have all that it says it has.")
 
     def _spend(self, count: int) -> None:
