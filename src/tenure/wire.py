@@ -618,16 +618,37 @@ class RunRequest(Request):
     inputs: dict[str, Any] = Field(default_factory=dict[str, Any])
 
 
+class StepSnapshot(Answer):
+    """One that the run took `before` or after a step; it may have been deleted since. `verified`: the run can go back to it.
+    `seq`: how far its journal had come."""
+
+    id: str
+    before: bool
+    verified: bool
+    seq: int
+
+
 class RunStep(Answer):
     id: str
     state: StepState
     attempts: int = 0
     rungs: list[int] = Field(default_factory=list[int])
     """Rungs of the recovery ladder that the step went through, in order (0 retry … 8 ask a person)."""
+    snapshots: list[StepSnapshot] = Field(default_factory=list[StepSnapshot])
     started_at: datetime | None = None
     finished_at: datetime | None = None
     duration_s: float | None = None
     error: str | None = None
+
+
+class RunOrigin(Answer):
+    """Of which run, and at the moment before or after which of its steps, a run was forked. `seq`: how far that journal was."""
+
+    run: str
+    step: str
+    before: bool
+    snapshot: str
+    seq: int
 
 
 class Run(Answer):
@@ -642,6 +663,8 @@ class Run(Answer):
     question: str | None = None
     """What the person is asked, while parked."""
     error: str | None = None
+    origin: RunOrigin | None = None
+    """For a fork."""
     steps: list[RunStep] = Field(default_factory=list[RunStep])
 
 
@@ -651,6 +674,19 @@ class RunList(Answer):
 
 class ResumeRequest(Request):
     answer: str | None = Field(default=None, max_length=GOAL_CHARS_MAX)
+
+
+class RunForkRequest(Request):
+    """`POST …/fork`: the agent `new` goes on with the run from the moment of the step `at`; `before` it, or after it, or (None)
+    after it if there is a snapshot of that, else before it. A `playbook` replaces the plan of what is left; it keeps the
+    run's inputs where `inputs` has no others."""
+
+    new: str
+    at: str = Field(min_length=1, max_length=300)
+    before: bool | None = None
+    playbook: str | None = Field(default=None, max_length=PLAYBOOK_CHARS_MAX)
+    playbook_name: str | None = None
+    inputs: dict[str, Any] = Field(default_factory=dict[str, Any])
 
 
 class RunEvent(Answer):

@@ -49,7 +49,7 @@ RUNGS = {
     7: "rebuild",
     8: "ask a person",
 }
-ASCII = str.maketrans({"·": ".", "▶": ">", "✓": "+", "✗": "x", "█": "#", "▒": "=", "→": ">", "…": "~", "│": "|"})
+ASCII = str.maketrans("·▶✓✗█▒→…~│◇◆", ".>+x#=>~~|o*")
 
 
 def plain(text: str, _: str) -> str:
@@ -102,6 +102,12 @@ def trouble(step: RunStep) -> str:
     return ", ".join(parts)
 
 
+def kept(step: RunStep) -> str:
+    """The snapshots at which the run can be forked: before the step (◇) and after it (◆)."""
+    newest = {one.before: one.id for one in step.snapshots}
+    return " ".join(f"{'◇' if before else '◆'} {newest[before]}" for before in (True, False) if before in newest)
+
+
 def render(
     run: Run,
     *,
@@ -115,8 +121,9 @@ def render(
     printed."""
     ids = min(max([len(step.id) for step in run.steps], default=0), ID_CHARS_MAX)
     troubles = max([len(trouble(step)) for step in run.steps], default=0)
-    bar_width = min(max(width - ids - troubles - 18, BAR_CHARS_MIN), BAR_CHARS_MAX)
-    lines = [heading(run, now, paint), printable(run.goal), ""]
+    snapshots = max([len(kept(step)) for step in run.steps], default=0)
+    bar_width = min(max(width - ids - troubles - snapshots - 20, BAR_CHARS_MIN), BAR_CHARS_MAX)
+    lines = [heading(run, now, paint), printable(run.goal), *_origin_lines(run, paint), ""]
     for step, bar in zip(run.steps, bars(run, bar_width, now), strict=True):
         lines.append(_step_line(step, bar, ids, bar_width, now, paint))
         if step.error and step.state in (StepState.FAILED, StepState.UNVERIFIED):
@@ -145,8 +152,15 @@ def _step_line(step: RunStep, bar: Bar, ids: int, bar_width: int, now: datetime,
     block = "▒" if step.state is StepState.RUNNING else "█"
     picture = " " * bar.start + paint(block * bar.length, style) + " " * (bar_width - bar.start - bar.length)
     line = f"{paint(mark, style)} {shown.ljust(ids)}  {picture}  {human_duration(took(step, now)):>11}"
-    more = trouble(step)
-    return f"{line}  {paint(more, 'yellow')}" if more else line
+    more = [(trouble(step), "yellow"), (kept(step), "dim")]
+    return "  ".join([line, *(paint(text, style) for text, style in more if text)])
+
+
+def _origin_lines(run: Run, paint: Paint) -> list[str]:
+    if run.origin is None:
+        return []
+    when = "before" if run.origin.before else "after"
+    return [paint(f"forked of {run.origin.run}, {when} {run.origin.step} ({run.origin.snapshot})", "dim")]
 
 
 def heading(run: Run, now: datetime, paint: Paint = plain) -> str:
@@ -193,6 +207,16 @@ def lines_of(event: RunEvent, began: Mapping[str, datetime]) -> list[str]:
             return [f"  {step}: {state}{after}{attempt}: {_first_line(failure['message'], ERROR_CHARS_MAX)}", *said]
         case "step_skipped":
             return [f"  {step}: skipped ({_first_line(data['reason'], ERROR_CHARS_MAX)})"]
+        case "snapshot_taken":
+            return [f"  {step}: snapshot {data['snapshot']}, {'before' if data['before'] else 'after'} it"]
+        case "office_restored":
+            again = ", ".join(data["undone"]) or "nothing"
+            return [
+                f"  {step}: the office is as it was at {data['snapshot']} (before: {data['before']}); again: {again}"
+            ]
+        case "forked":
+            when = "before" if data["before"] else "after"
+            return [f"  forked of {data['run']}, {when} {data['step']}"]
         case "rung_entered":
             return [f"  {step}: rung {data['rung']} ({RUNGS.get(data['rung'], 'unknown')})"]
         case _:

@@ -371,6 +371,22 @@ class Run(views.RunView):
         """Goes on with a parked run, with the answer to its question. Raises `Conflict` when it is not parked."""
         return self._told(calls.resume_run(self.id, answer))
 
+    def fork(
+        self,
+        at: str,
+        new: str,
+        *,
+        before: bool | None = None,
+        playbook: str | Path | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """A run of a new agent, named `new`, that goes on from the moment of the step `at` of this one: its office and its
+        journal are as they were then. `before` says which moment: before the step or after it; without, after it if there is
+        a snapshot of that. A `playbook` (path or text) takes the place of what is left; what has begun by then must be the
+        same in it. Raises `NotFound` for a step without a snapshot, which says where there is one."""
+        request = views.run_fork_request(at, new, before, playbook, inputs)
+        return Run(self._transport, self._transport.send(calls.fork_run(self.id, request)))
+
     def wait(self, timeout_s: float | None = None) -> Run:
         """Returns when the run is at rest: succeeded, failed, cancelled or parked. Waits through restarts of the
         server. Raises `CommandTimeout`; the run itself goes on then."""

@@ -375,6 +375,11 @@ def resume_run(run_id: str, answer: str | None) -> Call[wire.Run]:
     return Call("POST", _run(run_id, "resume"), _model(wire.Run), body=wire.ResumeRequest(answer=answer))
 
 
+def fork_run(run_id: str, request: wire.RunForkRequest) -> Call[wire.Run]:
+    check_name(request.new)
+    return Call("POST", _run(run_id, "fork"), _model(wire.Run), body=request, timeout_s=CREATE_S)
+
+
 def run_events(run_id: str, after: int) -> Call[wire.EventList]:
     return Call("GET", _run(run_id, "events"), _model(wire.EventList), {"after": after}, repeatable=True)
 

@@ -348,6 +348,18 @@ class AsyncRun(views.RunView):
     async def resume(self, answer: str | None = None) -> AsyncRun:
         return await self._told(calls.resume_run(self.id, answer))
 
+    async def fork(
+        self,
+        at: str,
+        new: str,
+        *,
+        before: bool | None = None,
+        playbook: str | Path | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> AsyncRun:
+        request = views.run_fork_request(at, new, before, playbook, inputs)
+        return AsyncRun(self._transport, await self._transport.send(calls.fork_run(self.id, request)))
+
     async def wait(self, timeout_s: float | None = None) -> AsyncRun:
         patience, began = Patience(), time.monotonic()
         for wait_s in poll_waits_s():

@@ -126,6 +126,17 @@ def run_request(
         return wire.RunRequest(agent=agent, goal=goal, playbook=text, playbook_name=name, inputs=dict(inputs or {}))
 
 
+def run_fork_request(
+    at: str, new: str, before: bool | None, playbook: str | Path | None, inputs: Mapping[str, Any] | None
+) -> wire.RunForkRequest:
+    """`playbook` as in `run_request`."""
+    text, name = (None, None) if playbook is None else playbook_text(playbook)
+    with refusing():
+        return wire.RunForkRequest(
+            at=at, new=new, before=before, playbook=text, playbook_name=name, inputs=dict(inputs or {})
+        )
+
+
 def playbook_text(playbook: str | Path) -> tuple[str, str | None]:
     """Text and file name. Raises `NotFound`, `TooLarge`, `InvalidArgument` (not UTF-8, a directory, not readable)."""
     if isinstance(playbook, str) and "\n" in playbook:

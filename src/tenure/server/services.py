@@ -11,7 +11,7 @@ and `DoorError` when it does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from tenure.export_keys import Key
 from tenure.offices.models import SnapshotKind, StepMark
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
+from tenure.work.forks import ForkPoint
 from tenure.work.hands import Command, CommandStatus, SqlResult
 
 STDIN, STDOUT, STDERR, RESIZE, STDIN_EOF, SIGNAL = range(6)
@@ -333,6 +334,25 @@ class Runs(Protocol):
 
     async def resume(self, run_id: str, answer: str | None) -> Any:
         """Raises `Conflict` unless parked or failed."""
+        ...
+
+    async def fork_point(
+        self,
+        run_id: str,
+        at: str,
+        *,
+        there: Collection[str],
+        before: bool | None = None,
+        playbook: str | None = None,
+        playbook_name: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> ForkPoint:
+        """Where the run can be forked, of the snapshots that are `there`. Raises `NotFound`, which says where it can be,
+        `PlaybookError`, `InvalidArgument` for a playbook that does not go on from there."""
+        ...
+
+    async def fork(self, point: ForkPoint, new_agent: str) -> Any:
+        """The run goes on from the point in the office of `new_agent`, a clone of its snapshot."""
         ...
 
     async def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Any]:

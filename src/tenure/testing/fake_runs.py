@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
 from tenure import wire
-from tenure.errors import Conflict, NotFound, PlaybookError
+from tenure.errors import Conflict, InvalidArgument, NotFound, PlaybookError
+from tenure.work.forks import ForkPoint
+from tenure.work.snapshots import StepSnapshot
 
 
 class FakeRuns:
@@ -40,15 +42,7 @@ class FakeRuns:
         self, *, agent: str, goal: str, playbook: str, playbook_name: str | None, inputs: Mapping[str, Any]
     ) -> wire.Run:
         del inputs
-        name = playbook_name or "playbook"
-        try:
-            parsed = yaml.safe_load(playbook)
-        except (yaml.YAMLError, ValueError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{name}:{mark.line + 1 if mark else 1}"
-            raise PlaybookError(f"{where}: is not valid YAML.") from error
-        if not isinstance(parsed, dict) or "steps" not in parsed:
-            raise PlaybookError(f"{name}:1: steps: is missing.")
+        _read(playbook, playbook_name or "playbook")
         run_id = f"run_{secrets.token_hex(6)}"
         self._runs[run_id] = wire.Run(
             id=run_id, agent=agent, goal=goal, state=wire.RunState.QUEUED, created_at=datetime.now(UTC)
@@ -63,6 +57,52 @@ class FakeRuns:
 
     async def get(self, run_id: str) -> wire.Run:
         return self._get(run_id)
+
+    def keep(self, run_id: str, step: str, snapshot: str) -> None:
+        """As if the run had taken this snapshot after that step."""
+        taken = wire.StepSnapshot(id=snapshot, before=False, verified=True, seq=len(self._events[run_id]))
+        done = wire.RunStep(id=step, state=wire.StepState.SUCCEEDED, attempts=1, snapshots=[taken])
+        run = self._get(run_id)
+        self._runs[run_id] = run.model_copy(update={"steps": [*run.steps, done]})
+
+    async def fork_point(
+        self,
+        run_id: str,
+        at: str,
+        *,
+        there: Collection[str],
+        before: bool | None = None,
+        playbook: str | None = None,
+        playbook_name: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> ForkPoint:
+        """Only after steps. A playbook is read, and not used."""
+        if playbook is not None:
+            _read(playbook, playbook_name or "playbook")
+        elif inputs:
+            raise InvalidArgument("Other inputs need a playbook that reads them.")
+        run = self._get(run_id)
+        for step in run.steps:
+            for one in step.snapshots:
+                if step.id == at and not before and one.id in there:
+                    taken = StepSnapshot(one.id, at, 1, one.before, one.verified, one.seq)
+                    return ForkPoint(run_id, run.agent, taken, at, tuple(range(1, one.seq + 1)), None)
+        raise NotFound(f"There is no snapshot of {at[:60]!r}.")
+
+    async def fork(self, point: ForkPoint, new_agent: str) -> wire.Run:
+        origin = self._get(point.run)
+        run_id, forked = f"run_{secrets.token_hex(6)}", point.forked(new_agent)
+        self._runs[run_id] = origin.model_copy(
+            update={
+                "id": run_id,
+                "agent": new_agent,
+                "state": wire.RunState.QUEUED,
+                "origin": wire.RunOrigin.model_validate(forked),
+            }
+        )
+        self._events[run_id] = self._events[point.run][: point.snapshot.seq]
+        self.write(run_id, forked.kind, **forked.model_dump(mode="json", exclude={"kind"}))
+        return self._runs[run_id]
 
     async def cancel(self, run_id: str) -> wire.Run:
         if self._get(run_id).state in (wire.RunState.SUCCEEDED, wire.RunState.FAILED, wire.RunState.CANCELLED):
@@ -79,6 +119,17 @@ class FakeRuns:
     async def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[wire.RunEvent]:
         self._get(run_id)
         return [event for event in self._events[run_id] if event.seq > after][:limit]
+
+
+def _read(playbook: str, name: str) -> None:
+    try:
+        parsed = yaml.safe_load(playbook)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1 if mark else 1}"
+        raise PlaybookError(f"{where}: is not valid YAML.") from error
+    if not isinstance(parsed, dict) or "steps" not in parsed:
+        raise PlaybookError(f"{name}:1: steps: is missing.")
 
 
 class FakeInbox:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from psycopg.rows import DictRow
 
 from tenure import wire
 from tenure.brains.base import Brain
-from tenure.brains.playbook import PlaybookBrain
+from tenure.brains.playbook import PlaybookBrain, parse
 from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import Conflict, InvalidArgument, NotFound, TooLarge
 from tenure.work import claims
 from tenure.work import events as e
+from tenure.work.forks import ForkPoint, fork_point
 from tenure.work.journal import JOURNAL_CHANNEL, OWNER_CHANNEL, load
-from tenure.work.plan import PLAN_BYTES_MAX
+from tenure.work.plan import PLAN_BYTES_MAX, Plan
 from tenure.work.state import fold
 from tenure.work.views import event_view, run_view
 
@@ -58,11 +59,8 @@ class Runs:
             raise TooLarge(f"The goal has {len(goal)} characters; {wire.GOAL_CHARS_MAX} are allowed.")
         if len(json.dumps(dict(inputs), default=str)) > INPUTS_BYTES_MAX:
             raise TooLarge(f"The inputs are larger than {INPUTS_BYTES_MAX} bytes.", hint="Put large data into a file.")
-        plan = brain.plan(goal, dict(inputs))
-        planned = e.Planned(plan=plan)
-        if len(e.encode(planned)) > PLAN_BYTES_MAX:
-            raise TooLarge(f"The plan is larger than {PLAN_BYTES_MAX} bytes.")
-        run_id = f"run_{secrets.token_hex(_ID_BYTES)}"
+        plan = _checked(brain.plan(goal, dict(inputs)))
+        run_id = _new_id()
         created = e.RunCreated(
             agent=agent, goal=goal, brain=brain.name, playbook_name=playbook_name, inputs=plan.inputs
         )
@@ -72,7 +70,7 @@ class Runs:
                 (run_id, agent, goal.replace("\x00", "\ufffd"), brain.name),
             )
             await _write(connection, run_id, created)
-            await _write(connection, run_id, planned)
+            await _write(connection, run_id, e.Planned(plan=plan))
             await _queue(connection, run_id)
         return await self.get(run_id)
 
@@ -136,6 +134,53 @@ class Runs:
             await _queue(connection, run_id)
         return await self.get(run_id)
 
+    async def fork_point(
+        self,
+        run_id: str,
+        at: str,
+        *,
+        there: Collection[str],
+        before: bool | None = None,
+        playbook: str | None = None,
+        playbook_name: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> ForkPoint:
+        """See `tenure.work.forks.fork_point`. `playbook` replaces the plan, with the origin's inputs where `inputs` has no
+        others. Raises `PlaybookError`, too."""
+        row = await self._row(run_id)
+        records = await load(self._database, run_id)
+        plan = None
+        if playbook is not None:
+            plan = _plan_anew(
+                playbook, playbook_name or "playbook", row["goal"], fold(run_id, records).plan, inputs or {}
+            )
+        elif inputs:
+            raise InvalidArgument("Other inputs need a playbook that reads them.", hint="Give the playbook, too.")
+        return fork_point(run_id, records, at, there=there, before=before, plan=plan)
+
+    async def fork(self, point: ForkPoint, new_agent: str) -> wire.Run:
+        """Queues a run of `new_agent`, whose office is a clone of the point's snapshot: it goes on from there."""
+        run_id = _new_id()
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                """
+                insert into runs (id, agent, goal, brain, last_seq)
+                select %s, %s, goal, brain, %s from runs where id = %s
+                """,
+                (run_id, new_agent, len(point.seqs), point.run),
+            )
+            await connection.execute(
+                """
+                insert into journal (run_id, seq, at, kind, body)
+                select %s, row_number() over (order by seq), at, kind, body from journal
+                where run_id = %s and seq = any(%s)
+                """,
+                (run_id, point.run, list(point.seqs)),
+            )
+            await _write(connection, run_id, point.forked(new_agent))
+            await _queue(connection, run_id)
+        return await self.get(run_id)
+
     async def open_of(self, agent: str) -> list[tuple[str, str, int]]:
         """(id, state, seq of its journal) of each run of the agent that is not over."""
         rows = await self._database.fetch(
@@ -147,6 +192,22 @@ class Runs:
     async def _row(self, run_id: str) -> DictRow:
         row = await self._database.fetch_one(f"select {_COLUMNS} from runs where id = %s", (run_id,))
         return _found(row, run_id)
+
+
+def _new_id() -> str:
+    return f"run_{secrets.token_hex(_ID_BYTES)}"
+
+
+def _checked(plan: Plan) -> Plan:
+    if len(e.encode(e.Planned(plan=plan))) > PLAN_BYTES_MAX:
+        raise TooLarge(f"The plan is larger than {PLAN_BYTES_MAX} bytes.")
+    return plan
+
+
+def _plan_anew(text: str, file: str, goal: str, origin: Plan | None, inputs: Mapping[str, Any]) -> Plan:
+    known = parse(text, file).inputs
+    kept = {name: value for name, value in (origin.inputs if origin else {}).items() if name in known}
+    return _checked(PlaybookBrain(text, file).plan(goal, kept | dict(inputs)))
 
 
 async def _locked(connection: Connection, run_id: str) -> DictRow:

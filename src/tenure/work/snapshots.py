@@ -8,6 +8,7 @@ work in it, too; it is for forks, where those steps go on as after a crash.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,10 +101,12 @@ def _may_undo(state: RunState, to: StepSnapshot) -> bool:
 
 
 # --- forks ---------------------------------------------------------------------------------------------------------------
-def of_step(state: RunState, wanted: str, *, before: bool | None) -> StepSnapshot | None:
+def of_step(
+    state: RunState, usable: Sequence[StepSnapshot], wanted: str, *, before: bool | None
+) -> StepSnapshot | None:
     """The newest snapshot before or after a step (or one value of its `for_each`); with None the newest after it, or else
     before it."""
-    mine = [one for one in state.snapshots if one.node == wanted or one.node in state.nodes_of.get(wanted, ())]
+    mine = [one for one in usable if one.node == wanted or one.node in state.nodes_of.get(wanted, ())]
     for kind in (False, True) if before is None else (before,):
         if found := [one for one in mine if one.before is kind]:
             return found[-1]

@@ -36,22 +36,24 @@ def run_view(row: Mapping[str, Any], state: RunState) -> wire.Run:
         finished_at=row["finished_at"],
         question=row["question"],
         error=state.error,
-        steps=[_step(node) for nodes in state.nodes_of.values() for node in map(state.nodes.__getitem__, nodes)],
+        origin=None if state.origin is None else wire.RunOrigin.model_validate(state.origin),
+        steps=[_step(state, node) for nodes in state.nodes_of.values() for node in map(state.nodes.__getitem__, nodes)],
     )
 
 
-def _step(node: Node) -> wire.RunStep:
-    state = _STATES[node.phase]
+def _step(state: RunState, node: Node) -> wire.RunStep:
+    shown = _STATES[node.phase]
     if node.phase is Phase.ASKING and node.failure is not None and node.failure.kind is FailureClass.LOST:
-        state = wire.StepState.UNVERIFIED
+        shown = wire.StepState.UNVERIFIED
     seconds = None
     if node.started_at is not None and node.finished_at is not None:
         seconds = (node.finished_at - node.started_at).total_seconds()
     return wire.RunStep(
         id=node.id,
-        state=state,
+        state=shown,
         attempts=node.attempt,
         rungs=list(node.rungs),
+        snapshots=[wire.StepSnapshot.model_validate(one) for one in state.snapshots if one.node == node.id],
         started_at=node.started_at,
         finished_at=node.finished_at,
         duration_s=seconds,

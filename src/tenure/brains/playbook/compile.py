@@ -195,6 +195,9 @@ def _step(step: schema.Step, mender: str | None, for_each: p.ForEach | None, def
         condition=step.condition,
         on_error=mender,
         on_lost=p.OnLost(step.on_lost),
+        risky=step.risky,
+        snapshot=step.snapshot,
+        final=step.final,
     )
 
 

@@ -173,6 +173,9 @@ class Step(_Shape):
     condition: Text | None = Field(default=None, alias="if")
     on_error: Annotated[OnError, BeforeValidator(_on_error, json_schema_input_type=str | OnError)] | None = None
     on_lost: Literal["ask", "retry"] = "ask"
+    risky: bool = False
+    snapshot: bool | None = None
+    final: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Step:

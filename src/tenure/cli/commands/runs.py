@@ -1,4 +1,4 @@
-"""tenure run · tenure runs list | show | follow | cancel | resume"""
+"""tenure run · tenure runs list | show | follow | cancel | resume | fork"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tenure.cli.command import WORK, command
 from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
 from tenure.errors import InvalidArgument, NotFound
+from tenure.names import check_name
 
 if TYPE_CHECKING:
     from tenure import wire
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 RunId = Annotated[str, typer.Argument(metavar="RUN", show_default=False, help="The run's id: run_…")]
 GOAL_CHARS_SHOWN = 50
 
-runs_app = typer.Typer(help="List, show, follow, cancel and resume runs.")
+runs_app = typer.Typer(help="List, show, follow, cancel, resume and fork runs.")
 
 
 def run(
@@ -201,6 +202,48 @@ def resume(
     _tell(session, found)
     if not session.json:
         output.note(f"Follow it: tenure runs follow {found.id}")
+    return 0
+
+
+@command(runs_app, "fork")
+def fork(
+    session: Session,
+    run_id: RunId,
+    new: Annotated[str, typer.Argument(metavar="NEW", show_default=False, help="The name of the new agent.")],
+    at: Annotated[
+        str, typer.Option("--at", metavar="STEP", show_default=False, help="The step at whose moment to go on.")
+    ],
+    before: Annotated[
+        bool | None,
+        typer.Option(
+            "--before/--after", help="Before the step or after it; else after it, if there is a snapshot of that."
+        ),
+    ] = None,
+    playbook: Annotated[
+        Path | None,
+        typer.Option("--playbook", "-p", metavar="FILE", help="What to do from there on, instead of the same."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="KEY=VALUE", help="A value for that playbook. May be repeated."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until it is at rest.")] = False,
+) -> int:
+    """Go on with a run from a step, in a new agent.
+
+    Its office and its journal are as they were at that moment; the run that it comes from stays as it is. What is
+    finished by then must be the same in another playbook. Steps that were under way go on as after a crash."""
+    check_name(new)
+    forked = session.tenure.runs.get(run_id).fork(
+        at, new, before=before, playbook=playbook, inputs=_pairs(inputs or []) or None
+    )
+    if follow:
+        return _followed(session, forked)
+    if session.json:
+        output.print_json(forked.info)
+    else:
+        print(forked.id)
+        output.note(f"It is of the agent {new}. Follow it: tenure runs follow {forked.id}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -27,12 +28,7 @@ After = Annotated[int, Query(ge=0, le=SEQ_MAX, description="Only events with a g
 @router.post("", status_code=201, response_model=wire.Run, dependencies=[requires("run:create", of_new_run)])
 async def create_run(body: wire.RunRequest, has: Has) -> Any:
     """Gives the agent a goal, and the playbook that carries it."""
-    size_bytes = len(check_text("playbook", body.playbook).encode())
-    if size_bytes > PLAYBOOK_BYTES_MAX:
-        raise TooLarge(
-            f"The playbook is {size_bytes} bytes; {PLAYBOOK_BYTES_MAX} are allowed.",
-            hint="Put long scripts and data into files of the office (`tenure cp`) and call them from the steps.",
-        )
+    _check_playbook_size(body.playbook)
     check_text("goal", body.goal)
     await has.offices.need(body.agent)
     return await has.runs.create(
@@ -42,6 +38,15 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
         playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
         inputs=check_json("inputs", body.inputs),
     )
+
+
+def _check_playbook_size(playbook: str) -> None:
+    size_bytes = len(check_text("playbook", playbook).encode())
+    if size_bytes > PLAYBOOK_BYTES_MAX:
+        raise TooLarge(
+            f"The playbook is {size_bytes} bytes; {PLAYBOOK_BYTES_MAX} are allowed.",
+            hint="Put long scripts and data into files of the office (`tenure cp`) and call them from the steps.",
+        )
 
 
 @router.get("", response_model=wire.RunList, dependencies=[requires("run:read", of_own("run"))])
@@ -78,6 +83,30 @@ async def resume_run(
 ) -> Any:
     """Lets a run that waits for a person go on, with the person's answer if there is one."""
     return await has.runs.resume(run_id, check_text("answer", body.answer) if body.answer is not None else None)
+
+
+@router.post("/{run_id}/fork", status_code=201, response_model=wire.Run, dependencies=[requires("run:fork", of_run)])
+async def fork_run(run_id: str, body: wire.RunForkRequest, has: Has) -> Any:
+    """Makes a new agent of the snapshot of a step's moment, and a run of it that goes on from there."""
+    check_name(body.new)
+    if body.playbook is not None:
+        _check_playbook_size(body.playbook)
+    agent = (await has.runs.get(run_id)).agent
+    point = await has.runs.fork_point(
+        run_id,
+        check_text("at", body.at),
+        there={one.id for one in await has.offices.snapshots.list(agent)},
+        before=body.before,
+        playbook=body.playbook,
+        playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
+        inputs=check_json("inputs", body.inputs),
+    )
+    await has.offices.fork(agent, body.new, point.snapshot.id)
+    try:
+        return await has.runs.fork(point, body.new)
+    except BaseException:
+        await asyncio.shield(has.offices.delete(body.new))  # nobody was told of it
+        raise
 
 
 @router.get("/{run_id}/events", response_model=wire.EventList, dependencies=[requires("run:read", of_run)])
