@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tenure.errors import AlreadyExists, NotFound, OfficeBroken, TenureError
+from tenure.errors import AlreadyExists, NotFound, OfficeBroken, SandboxError, TenureError
 from tenure.offices import mending
 from tenure.offices.boot import Failure, Note, Stage
 from tenure.offices.clones import renew_generation
@@ -22,6 +22,7 @@ from tenure.offices.history import History, What
 from tenure.offices.models import SnapshotRecord
 from tenure.offices.office import Office, OfficeParts
 from tenure.offices.rebuilder import Leave, Rebuilder
+from tenure.offices.rest import Tier
 from tenure.offices.snapshots import OpenRuns, Snapshots
 from tenure.offices.trials import Trials
 
@@ -117,6 +118,14 @@ class Healer:
             self._episodes[name] = task
             task.add_done_callback(lambda done: self._over(name, done))
         await asyncio.shield(task)
+
+    async def give_up(self, office: Office, reason: str) -> None:
+        """Puts an office to rest that cannot be kept well, and asks a person."""
+        failure = Failure(Stage.DOOR, reason, {})
+        with contextlib.suppress(TenureError):
+            await office.rest(Tier.STOPPED)
+        episode = _Episode(office, failure, database_only=False)
+        await self._ask(episode, Choice(Step.ASK, "restarts do not help"), SandboxError(reason))
 
     def database_failed(self, office: Office, error: TenureError) -> None:
         """Has the database mended in the background: whoever needed it gets the error."""

@@ -43,6 +43,8 @@ class What(StrEnum):
     SET_UP = "set-up"
     RECOVERED = "recovered"
     GAVE_UP = "gave-up"
+    ASKED = "asked"
+    """A person should look; nothing was ended."""
     CLEARED = "cleared"
     """Somebody acted, or the cause changed: automatic repair may begin anew."""
     COLD = "booted-afresh"

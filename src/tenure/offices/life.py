@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,7 +66,7 @@ class Offices:
         parts: OfficeParts,
         image: _Image,
         make_snapshots: Callable[[Callable[[str], Awaitable[Office]]], Snapshots],
-        make_care: Callable[[Snapshots, Callable[[str], Awaitable[Office]]], Care],
+        make_care: Callable[[Snapshots, Callable[[str], Awaitable[Office]], Callable[[], Iterable[Office]]], Care],
         *,
         check_egress: Callable[[Sequence[str]], Sequence[str]] = tuple,
     ) -> None:
@@ -77,7 +77,7 @@ class Offices:
         self._image_bytes: int | None = None  # measured once: an image does not change
         self._held: dict[str, Office] = {}
         self.snapshots = make_snapshots(self._office)
-        self._care = make_care(self.snapshots, self._office)
+        self._care = make_care(self.snapshots, self._office, lambda: list(self._held.values()))
 
     # --- the installation ----------------------------------------------------------------------------------------------
     async def adopt_all(self) -> None:
@@ -314,6 +314,10 @@ class Offices:
 
     async def probe(self, name: str) -> bool:
         return await (await self._office(name)).probe()
+
+    async def supervise(self) -> None:
+        """Looks at every office that is awake, and acts where two signals say so; to be called every few seconds."""
+        await self._care.supervisor.look()
 
     async def history(self, name: str, limit: int = 100) -> list[OfficeEvent]:
         """What was decided about the office, the newest first."""

@@ -57,6 +57,7 @@ from tenure.work.runs import Runs
 LIMITS_EVERY_S = 2.0
 EXPORTS_EVERY_S = 5.0
 REST_EVERY_S = 1.0
+SUPERVISE_EVERY_S = 5.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -90,7 +91,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             parts,
             current_image(settings),
             lambda find_office: Snapshots(SnapshotStore(database), parts, runs.open_of, find_office),
-            lambda snapshots, find_office: Care.of(parts, history, runs.open_of, leave, snapshots, find_office),
+            partial(Care.of, parts, history, runs.open_of, leave),
             check_egress=lambda entries: check_entries(entries, clients.presets),
         )
         exports = Exports(
@@ -110,7 +111,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             runs=runs,
             inbox=inbox,
             started_at=datetime.now(UTC),
-            gateway=Gateway(keys, Passes(ground.tokens.owner), public_text(host_key), ssh.hang_up),
+            gateway=Gateway(keys, Passes(ground.tokens.owner), public_text(host_key), ground.ssh_problem, ssh.hang_up),
             exports=exports,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
@@ -127,6 +128,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
             Chore("exporting by schedule", EXPORTS_EVERY_S, exports.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
+            Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
         ]
         try:
             async with doing(chores):

@@ -43,12 +43,14 @@ STARTS_AT_ONCE_MAX = 4
 CHECKPOINTS_AT_ONCE_MAX = 2
 CHECKPOINT_TIMEOUT_S = 120.0
 HOLD_TIMEOUT_S = 60.0
-"""For gVisor to hold all processes, or to let them go: the latter waits for a checkpoint that was given up."""
+LET_GO_TIMEOUT_S = 300.0
+"""It waits for a checkpoint that was given up; and gVisor dies of being asked twice."""
 SIGNAL_TIMEOUT_S = 10.0
 FREEZE_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 30.0
 POLL_S = 0.005
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MEMORY_FILE = "runsc-memory"
+"""gVisor's name for the file that holds the memory of all processes inside."""
 ID_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
 FLAGS = ("--platform=systrap", "--network=none", "--overlay2=none", "--host-uds=open")
 HOST_SOCKET_OPEN = "SCMConnectedEndpoint"
@@ -118,7 +120,7 @@ class GvisorDriver(SandboxDriver):
         if sandbox_id in self._checkpointing:
             raise Conflict(f"The sandbox {sandbox_id} is being checkpointed.")
         if (self._directory(sandbox_id) / HELD).exists() and await self.state(sandbox_id) is SandboxState.PAUSED:
-            await self._let_go(sandbox_id)  # a server died over its checkpoint
+            await _to_its_end(self._let_go(sandbox_id))  # a server died over its checkpoint
         else:
             await self._freeze(sandbox_id, frozen=False)
 
@@ -130,7 +132,7 @@ class GvisorDriver(SandboxDriver):
 
     async def kill_largest(self, sandbox_id: str, *, least_bytes: int) -> int | None:
         # Each process inside has one of the host's, whose end is its end; gVisor's own are not chosen.
-        held = {pid: _resident_bytes(pid) for pid in self._cgroup(sandbox_id).pids() if not _is_runtime(pid)}
+        held = {pid: _mapped_bytes(pid) for pid in self._cgroup(sandbox_id).pids() if not _is_runtime(pid)}
         largest = max(held, key=lambda pid: held[pid], default=0)
         if held.get(largest, -1) < least_bytes:
             return None
@@ -212,7 +214,7 @@ class GvisorDriver(SandboxDriver):
     async def _let_go(self, sandbox_id: str) -> None:
         directory = self._directory(sandbox_id)
         words = self._runsc(sandbox_id, "resume", _container_id(directory))
-        result = await run_tool(words, timeout_s=HOLD_TIMEOUT_S, raises=SandboxError)
+        result = await run_tool(words, timeout_s=LET_GO_TIMEOUT_S, raises=SandboxError)
         if result.exit_code and NOT_HELD not in result.stderr:
             raise SandboxError(f"The processes of {sandbox_id} cannot be let go: {_first_words(result.stderr)}")
         (directory / HELD).unlink(missing_ok=True)
@@ -381,10 +383,16 @@ def _is_runtime(pid: int) -> bool:
     return True  # it has just ended
 
 
-def _resident_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-    return 0
+def _mapped_bytes(pid: int) -> int:
+    """What a process inside has of the sandbox's memory: its host process maps it from one file for all, piece by piece as it
+    is used. (Measured: 207 MiB for a program that holds 200; the resident size says 14.)"""
+    mapped = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if MEMORY_FILE in line:
+                begin, _, end = line.split(maxsplit=1)[0].partition("-")
+                mapped += int(end, 16) - int(begin, 16)
+    return mapped
 
 
 def _last_words(log: Path) -> str:
