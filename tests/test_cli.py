@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from fcntl import ioctl
 from pathlib import Path
 
+import asyncssh
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,6 +289,39 @@ async def test_agents_are_made_listed_shown_slept_woken_and_deleted(cli: Cli) ->
     assert (await cli("wake", "b2", "--json")).json["state"] == "awake"
     assert (await cli("agent", "delete", "b2", "--yes")).code == 0
     assert "b2" not in (await cli("agent", "list")).out
+
+
+async def test_ssh_keys_are_added_listed_and_removed(cli: Cli, tmp_path: Path) -> None:
+    assert (await cli("ssh-key", "list")).out == ""
+    key = asyncssh.generate_private_key("ssh-ed25519", comment="me@here")
+    key.write_private_key(tmp_path / "key")
+    key.write_public_key(tmp_path / "key.pub")
+    refused = await cli("ssh-key", "add", str(tmp_path / "key"))
+    assert (refused.code, "private key" in refused.err) == (2, True)
+    assert (await cli("ssh-key", "add", str(tmp_path / "nothing"))).code == 3
+    added = (await cli("ssh-key", "add", "-", "--json", stdin=(tmp_path / "key.pub").read_bytes())).json
+    assert added["comment"] == "me@here"
+    listed = (await cli("ssh-key", "list")).out
+    assert added["fingerprint"] in listed
+    assert "never" in listed
+    assert (await cli("ssh-key", "remove", added["fingerprint"])).code == 0
+    assert (await cli("ssh-key", "list", "--json")).json == {"keys": []}
+    assert (await cli("ssh-key", "remove", added["id"])).code == 3
+
+
+async def test_ssh_config_says_when_there_is_no_gateway(cli: Cli) -> None:
+    refused = await cli("ssh-config")
+    assert (refused.code, "TENURE_SSH_PORT" in refused.err) == (4, True)
+
+
+async def test_preview_prints_a_link(cli: Cli) -> None:
+    done = await cli("preview", "analyst", "8000", "--path", "/a?b=c")
+    assert done.out.startswith("http://8000--analyst.localhost:7800/.tenure/open?ticket=")
+    assert done.out.endswith("&to=%2Fa%3Fb%3Dc\n")
+    assert (await cli("preview", "analyst", "8000", "--json")).json["origin"] == "http://8000--analyst.localhost:7800"
+    assert (await cli("preview", "nobody", "8000")).code == 3
+    assert (await cli("preview", "analyst", "8000", "--path", "x")).code == 2
+    assert (await cli("preview", "analyst", "0")).code == 2
 
 
 async def test_snapshots_are_taken_listed_compared_restored_forked_and_deleted(cli: Cli) -> None:

@@ -100,6 +100,47 @@ async def test_the_async_sdk_does_an_agents_whole_life(client: AsyncTenure, tmp_
     assert [found.name for found in await client.agents.list()] == ["analyst"]
 
 
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIM8Jr9LRcXKcT6fTCOGFuBNLSk7V7mPNPBoNkFOHVVXw me@here"
+
+
+async def test_ssh_keys_are_added_listed_and_removed_and_previews_linked(
+    client: AsyncTenure, endpoint: Endpoint
+) -> None:
+    added = await client.ssh_keys.add(PUBLIC_KEY, comment="laptop")
+    assert (added.comment, added.algorithm, added.principal, added.last_used_at) == (
+        "laptop",
+        "ssh-ed25519",
+        "owner",
+        None,
+    )
+    assert (await client.ssh_gateway()).enabled is False
+
+    def blocking_too(sync: Tenure) -> None:
+        assert sync.ssh_keys.list() == [added]
+        with pytest.raises(errors.AlreadyExists):
+            sync.ssh_keys.add(PUBLIC_KEY)
+        sync.ssh_keys.remove(added.fingerprint)  # has '/' and '+' in it, at times
+        assert sync.ssh_gateway().host == "127.0.0.1"
+        assert (
+            sync.agents("analyst")
+            .preview(8000, "/a?b")
+            .url.startswith("http://8000--analyst.localhost:7800/.tenure/open?")
+        )
+
+    await use(endpoint, blocking_too)
+    assert await client.ssh_keys.list() == []
+    with pytest.raises(errors.NotFound):
+        await client.ssh_keys.remove(added.id)
+    for port, path in ((0, "/"), (70000, "/"), (80, "//evil"), (80, "x")):
+        if (port, path) == (80, "//evil"):
+            assert (await client.agents("analyst").preview(port, path)).origin == "http://80--analyst.localhost:7800"
+            continue
+        with pytest.raises(errors.InvalidArgument):
+            await client.agents("analyst").preview(port, path)
+    with pytest.raises(errors.NotFound):
+        await client.agents("nobody").preview(80)
+
+
 async def test_snapshots_are_taken_compared_restored_forked_and_deleted(
     client: AsyncTenure, endpoint: Endpoint
 ) -> None:

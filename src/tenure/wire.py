@@ -63,6 +63,8 @@ class Health(Answer):
     started_at: datetime | None = None
     database: str | None = None
     """Where the control database is: "embedded", or the host of a DSN, never a password."""
+    ssh: str | None = None
+    """Address of the SSH gateway, "off", or why there is none."""
     workers: list[WorkerInfo] = Field(default_factory=list[WorkerInfo])
     offices: OfficeCounts = Field(default_factory=OfficeCounts)
 
@@ -756,6 +758,8 @@ class SshGateway(Answer):
     """Where the SSH gateway is, and by what a client knows it."""
 
     enabled: bool
+    problem: str = ""
+    """Why it is not enabled though it is wanted."""
     host: str
     port: int
     host_key: str

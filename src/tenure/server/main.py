@@ -25,7 +25,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from tenure.database import migrate
-from tenure.errors import InternalError, TenureError
+from tenure.errors import InternalError, SetupError, TenureError
 from tenure.identity.tokens import Tokens
 from tenure.postgres.control import start_control_database, stop_control_database
 from tenure.server.home import HomeLock, log_file, prepare_home, start_failure_file
@@ -74,6 +74,8 @@ class Ground:
     tokens: Tokens
     dsn: str
     worker_pids: Callable[[], list[int]]
+    ssh_problem: str = ""
+    """Why there is no SSH gateway though one is wanted."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,19 @@ async def serve(
         sockets = () if stop_at_once else (bind_unix(settings.api_socket, 0o600), bind_loopback(settings.port))
         for sock in sockets:
             stack.callback(sock.close)
-        ssh_socket = None
+        ssh_socket, ssh_problem = None, ""
         if settings.ssh_port and not stop_at_once:
-            ssh_socket = stack.enter_context(bind_tcp(settings.ssh_host, settings.ssh_port, "TENURE_SSH_PORT"))
+            try:
+                ssh_socket = stack.enter_context(bind_tcp(settings.ssh_host, settings.ssh_port, "TENURE_SSH_PORT"))
+            except SetupError as error:  # everything else works without: `tenure status` tells it
+                ssh_problem = f"{error.message} {error.hint}"
+                log.warning("no SSH gateway: %s", ssh_problem)
         await asyncio.to_thread(ensure_pool_mounted, settings)
         dsn = await start_control_database(settings)
         stack.push_async_callback(_stopped, "control database", lambda: stop_control_database(settings))
         await asyncio.to_thread(migrate, dsn)
         keeper: WorkerKeeper | None = None
-        ground = Ground(settings, tokens, dsn, lambda: keeper.pids if keeper else [])
+        ground = Ground(settings, tokens, dsn, lambda: keeper.pids if keeper else [], ssh_problem)
         built = await stack.enter_async_context(build(ground))
         if stop_at_once:
             return

@@ -429,6 +429,8 @@ class Gateway:
     passes: Passes
     ssh_host_key: str = ""
     """The SSH gateway's public key, "algorithm base64"."""
+    ssh_problem: str = ""
+    """Why there is no SSH gateway though one is wanted."""
     hang_up: Callable[[str], None] = _nobody_to_hang_up
     """Ends the SSH connections that came in with the key of this id."""
 

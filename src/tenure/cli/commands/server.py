@@ -94,6 +94,7 @@ def _print_health(session: Session, health: wire.Health) -> None:
             "address": str(session.endpoint),
             "home": str(session.settings.home),
             "database": health.database or "-",
+            "ssh": health.ssh or "-",
             "workers": ", ".join(str(worker.pid) for worker in health.workers) or "none",
             "offices": f"{health.offices.awake} awake, {health.offices.asleep} asleep",
         }

@@ -122,7 +122,7 @@ def ssh_config(
     gateway = session.tenure.ssh_gateway()
     if not gateway.enabled:
         raise Conflict(
-            "The SSH gateway is off (TENURE_SSH_PORT is 0).",
+            gateway.problem or "The SSH gateway is off (TENURE_SSH_PORT is 0).",
             hint="Start the server with a TENURE_SSH_PORT, or use `tenure ssh`, which needs none.",
         )
     reached = host or (socket.gethostname() if gateway.host in WILDCARDS else gateway.host)

@@ -11,6 +11,7 @@ from tenure import __version__, wire
 from tenure.identity.authorize import Resource, is_allowed
 from tenure.server.access import Has
 from tenure.server.scopes import principal_of
+from tenure.server.services import Services
 
 router = APIRouter(tags=["server"])
 
@@ -28,6 +29,12 @@ async def health(request: Request, has: Has) -> wire.Health:
         pid=os.getpid(),
         started_at=has.started_at,
         database=has.database,
+        ssh=_ssh(has),
         workers=[wire.WorkerInfo(pid=pid) for pid in has.worker_pids()],
         offices=wire.OfficeCounts(awake=len(states) - asleep, asleep=asleep),
     )
+
+
+def _ssh(has: Services) -> str:
+    settings = has.settings
+    return has.gateway.ssh_problem or (f"{settings.ssh_host}:{settings.ssh_port}" if settings.ssh_port else "off")

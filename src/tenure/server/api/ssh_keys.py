@@ -22,7 +22,8 @@ async def ssh_gateway(has: Has) -> Any:
     """Where the SSH gateway listens, and its host key."""
     settings = has.settings
     return wire.SshGateway(
-        enabled=bool(settings.ssh_port),
+        enabled=bool(settings.ssh_port) and not has.gateway.ssh_problem,
+        problem=has.gateway.ssh_problem,
         host=settings.ssh_host,
         port=settings.ssh_port,
         host_key=has.gateway.ssh_host_key,
