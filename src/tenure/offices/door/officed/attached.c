@@ -37,9 +37,10 @@ static int forward_output(int conn, int from, char type, char *buf) {
 
 /* The server may be writing (the end of its input) while the command ends. Were the connection closed under that, the server
  * would find a broken one before it had read everything; so it closes first. */
-static void wait_until_closed(int conn, char *buf) {
+static void wait_until_closed(int conn) {
     struct pollfd p = {conn, POLLIN, 0};
-    while (poll(&p, 1, CLOSE_WAIT_MS) > 0 && read(conn, buf, CHUNK_BYTES) > 0) {}
+    char buf[4096];
+    while (poll(&p, 1, CLOSE_WAIT_MS) > 0 && read(conn, buf, sizeof buf) > 0) {}
 }
 
 /* While input waits for a command that does not read, nothing is read from the connection either, and gVisor tells of a
@@ -57,15 +58,17 @@ size_t list_attached(char *at, size_t room) {
     return n ? add_line(at, room, "commands %d", n) : 0;
 }
 
-static void attend(int conn, struct request *r);
+static int attend(int conn, struct request *r);
 
 void run_attached(int conn, struct request *r) {
     __atomic_add_fetch(&attached, 1, __ATOMIC_SEQ_CST);
-    attend(conn, r);
+    int told = attend(conn, r);
     __atomic_sub_fetch(&attached, 1, __ATOMIC_SEQ_CST);
+    if (told) wait_until_closed(conn);
 }
 
-static void attend(int conn, struct request *r) {
+/* Whether the server was told how the command ended. */
+static int attend(int conn, struct request *r) {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slave = -1;
     char why[400] = "setup: no descriptors left in the office";
     struct child *c = NULL;
@@ -79,7 +82,7 @@ static void attend(int conn, struct request *r) {
     if (!c) {
         send_text(conn, '!', "%s", why);
         close(to), close(from1), close(from2);
-        return;
+        return 0;
     }
     fcntl(to, F_SETFL, O_NONBLOCK), fcntl(from1, F_SETFL, O_NONBLOCK);
     if (from2 >= 0) fcntl(from2, F_SETFL, O_NONBLOCK);
@@ -87,7 +90,7 @@ static void attend(int conn, struct request *r) {
     size_t pending_n = 0, pending_at = 0;
     int gone = !buf || !pending || send_text(conn, 'p', "%d", c->pid), eof_wanted = 0, in_open = 1;
     int64_t deadline = r->timeout_ms ? now_ms() + r->timeout_ms : 0;
-    int timed_out = 0, exited = 0;
+    int timed_out = 0, exited = 0, told = 0;
     while (!gone && !exited) {
         int stdin_busy = pending_at < pending_n;
         struct pollfd p[5] = {
@@ -161,7 +164,7 @@ static void attend(int conn, struct request *r) {
             }
             if (k < 0) gone = 1;
         }
-        if (!gone && !send_text(conn, 'x', "%d %d", exit_code(c->status), timed_out)) wait_until_closed(conn, buf);
+        told = !gone && !send_text(conn, 'x', "%d %d", exit_code(c->status), timed_out);
         if (timed_out) kill_group(c->pid, SIGKILL);
     } else {
         end_child(c, SIGHUP);
@@ -171,4 +174,5 @@ static void attend(int conn, struct request *r) {
     if (from2 >= 0) close(from2);
     forget_child(c);
     free(buf), free(pending);
+    return told;
 }

@@ -47,10 +47,11 @@ int main(int argc, char **argv) {
     spawn_thread(reaper, NULL);
     spawn_thread(prune_jobs, NULL);
     if (own_process_space) spawn_thread(keep_elevating, NULL);
-    for (int i = 0; i < IDLE_CONNECTIONS; i++) spawn_thread(keep_dialling, NULL);
     for (int i = 1; i + 1 < argc; i += 2)
         if (!strcmp(argv[i], "--forward") && start_forward(argv[i + 1]))
             fprintf(stderr, "officed: cannot forward %s: %s\n", argv[i + 1], strerror(errno));
+    /* last: once the door is open, the office has all that it may reach */
+    for (int i = 0; i < IDLE_CONNECTIONS; i++) spawn_thread(keep_dialling, NULL);
     int sig;
     sigdelset(&held, SIGCHLD);
     sigwait(&held, &sig);
