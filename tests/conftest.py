@@ -20,7 +20,7 @@ from homes import make_home, remove_abandoned_homes, remove_home
 from tenure.settings import Settings
 from tenure.setup import Image, current_image, install
 
-pytest_plugins = ("fixtures.database", "fixtures.workers", "fixtures.live", "fixtures.killer")
+pytest_plugins = ("fixtures.database", "fixtures.workers", "fixtures.live", "fixtures.killer", "fixtures.stage")
 
 DEFAULT_TEST_HOME = "/var/lib/tenure-test"
 TEST_POOL_BYTES = 20 * 1024**3

@@ -4,15 +4,12 @@ its reason and evidence in the journal; the last one asks a person and waits at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
+from fixtures.stage import Stage, step_of
 from fixtures.workers import at_rest, until
-from tenure import wire
-from tenure.channels.inbox import Inbox
-from tenure.database import ControlDatabase
 from tenure.errors import (
     Conflict,
     ConnectionLost,
@@ -23,62 +20,6 @@ from tenure.errors import (
     SandboxDead,
     ServerUnreachable,
 )
-from tenure.testing.fake_hands import FakeHands
-from tenure.testing.faults import FaultyHands
-from tenure.work.runs import Runs
-from tenure.work.worker import Worker
-
-ONE = """
-name: one
-{head}
-steps:
-  - id: work
-    {step}
-  - id: after
-    needs: work
-    run: echo after >> effects
-"""
-
-
-class Stage:
-    """A worker in this process, on offices that fail as ordered."""
-
-    def __init__(self, database: ControlDatabase, hands: FakeHands, home: Path) -> None:
-        self.runs, self.inbox = Runs(database), Inbox(database)
-        self.office, self.home = hands, home
-        self.hands = FaultyHands(hands)
-        self.database = database
-
-    async def start(self, step: str, head: str = "") -> str:
-        text = ONE.replace("{head}", head).replace("{step}", step.replace("\n", "\n    "))
-        run = await self.runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
-        return run.id
-
-    async def finish(self, step: str, head: str = "") -> wire.Run:
-        return await at_rest(self.runs, await self.start(step, head))
-
-    async def rungs(self, run: wire.Run) -> list[tuple[int, str]]:
-        """(rung, class of the failure that led to it) of every rung entered."""
-        events = await self.runs.events(run.id)
-        return [(e.data["rung"], e.data["reason"].partition(":")[0]) for e in events if e.kind == "rung_entered"]
-
-    def effects(self) -> list[str]:
-        file = self.home / "effects"
-        return file.read_text().split() if file.exists() else []
-
-
-@pytest.fixture
-async def stage(control_database: ControlDatabase, fake_hands: FakeHands, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(control_database, fake_hands, tmp_path / "offices" / "analyst" / "home")
-    worker = asyncio.create_task(Worker(control_database, stage.hands).run())
-    yield stage
-    worker.cancel()
-    await asyncio.gather(worker, return_exceptions=True)
-
-
-def step_of(run: wire.Run, step: str = "work") -> wire.RunStep:
-    return next(found for found in run.steps if found.id == step)
-
 
 FAILS_TWICE = "run: echo $TENURE_ATTEMPT >> effects; test $TENURE_ATTEMPT = 3"
 
@@ -216,8 +157,7 @@ steps:
         needs = f"needs: every-{number - 1}" if number else "needs: []"
         text += f"  - {{id: every-{number}, {needs}, retry: 0, run: echo {number} >> effects}}\n"
         stage.hands.add("start_command", lambda: DoorClosed("closed"), key=f".every-{number}.")
-    run = await stage.runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
-    run = await at_rest(stage.runs, run.id)
+    run = await stage.play(text)
     assert run.state == "succeeded"
     assert [step.rungs for step in run.steps] == [[4]] * 5
     assert stage.effects() == ["0", "1", "2", "3", "4"]
@@ -226,8 +166,7 @@ steps:
 async def test_branches_that_fail_together_recover_the_office_once(stage: Stage) -> None:
     stage.office.break_door("analyst")
     text = "name: p\nsteps: [{id: year, for_each: [a, b, c, d], retry: 0, run: echo $TENURE_ITEM >> effects}]"
-    run = await stage.runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
-    run = await at_rest(stage.runs, run.id)
+    run = await stage.play(text)
     assert run.state == "succeeded"
     assert [call["rung"] for call in stage.office.calls("analyst")] == [4]
     assert sorted(stage.effects()) == ["a", "b", "c", "d"]
@@ -281,8 +220,7 @@ steps:
     on_lost: retry # the restart ends those that have just begun
     retry: {attempts: 2, delay: 0}
 """
-    run = await stage.runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
-    run = await at_rest(stage.runs, run.id)
+    run = await stage.play(text)
     assert run.state == "succeeded"
     assert [call["rung"] for call in stage.office.calls("analyst")] == [5]
 
@@ -332,8 +270,7 @@ steps:
   - {id: good, run: sleep 0.3}
   - {id: better, needs: good, run: echo better >> effects}
 """
-    run = await stage.runs.create(agent="analyst", goal="g", playbook=text, playbook_name=None, inputs={})
-    run = await at_rest(stage.runs, run.id)
+    run = await stage.play(text)
     assert run.state == "parked"
     assert stage.effects() == ["better"]
 
