@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from tenure.archive_head import HEAD_BYTES_MAX, SUFFIX, Head, is_id, new_id, put_in_order, read_head
+from tenure.archive_head import HEAD_BYTES_MAX, SUFFIX, Head, new_id, put_in_order, read_head
 from tenure.errors import ArchiveError, Conflict, InvalidArgument, NotFound, TenureError
 from tenure.export_keys import Key, read_key, write_key
 from tenure.offices.archives import s3, schedule
@@ -192,7 +192,9 @@ class Exports:
         return record
 
     async def _refuse_as_base(self, agent: str, since: str) -> None:
-        found = await self._store.get(agent, since) if is_id(since) else None
+        found = None
+        with contextlib.suppress(NotFound):
+            found = await self._store.get(agent, since)
         if found is None or found.state != "done":
             raise NotFound(
                 f"{agent} has no finished export {since[:40]!r}.", hint="Make a whole export: leave --since out."
@@ -370,13 +372,13 @@ class Exports:
             failures = one.failures + 1
             reason = _reason(error)
             next_at = schedule.after_failure(self._now(), failures, one.every_s)
-            await self._store.reschedule(one.agent, next_at, failures, reason)
+            await self._store.reschedule(one, next_at, failures, reason)
             if failures == schedule.FAILURES_TOLD:
                 await self._tell(one, reason)
             raise
         else:
             next_at = schedule.after_success(one.next_at, self._now(), one.every_s)
-            await self._store.reschedule(one.agent, next_at, 0, None)
+            await self._store.reschedule(one, next_at, 0, None)
             await self._delete_outdated(one)
         finally:
             self._due_now.discard(one.agent)
@@ -388,8 +390,8 @@ class Exports:
             base = None
         record = await self._begin(one.agent, s3.parse_place(one.destination), since=base, key=key, scheduled=True)
         await self._upload(record, key)
-        if base is not None:  # the next one continues this one
-            self._places.index(base).unlink(missing_ok=True)
+        for earlier in (await self._store.scheduled_of(one.agent))[:-1]:  # the next one continues this one
+            self._places.index(earlier.id).unlink(missing_ok=True)
 
     async def _delete_outdated(self, one: ScheduleRecord) -> None:
         """What cannot be deleted now is tried again after the next export."""
@@ -414,6 +416,9 @@ class Exports:
         """For a server that starts: what a dead one was making has failed, and what it left is removed."""
         for one in await self._store.running():
             await self._store.failed(one.id, "The server ended while it was made.", self._now())
+            if one.scheduled:  # it may have come whole; its name is its own, so nothing else goes
+                place = s3.parse_place(one.destination)
+                self._spawn(self._told(asyncio.to_thread(s3.delete, place)))
         for directory in (self._places.copies, self._places.arrivals):
             await sweep(self._volumes, directory)
         known = await self._store.ids()

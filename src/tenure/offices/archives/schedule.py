@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -57,8 +56,8 @@ class ScheduleRecord:
 
 def after_success(planned: datetime, now: datetime, every_s: float) -> datetime:
     """The next time: in the rhythm of before, without those that were missed meanwhile."""
-    missed = max(0, math.floor((now - planned).total_seconds() / every_s))
-    return planned + timedelta(seconds=(missed + 1) * every_s)
+    period = timedelta(seconds=every_s)
+    return planned + (max(0, (now - planned) // period) + 1) * period
 
 
 def after_failure(now: datetime, failures: int, every_s: float) -> datetime:

@@ -123,10 +123,11 @@ class ExportStore:
         rows = await self._database.fetch(f"SELECT {_SCHEDULE} FROM export_schedules ORDER BY next_at, agent")
         return [ScheduleRecord(**row) for row in rows]
 
-    async def reschedule(self, agent: str, next_at: datetime, failures: int, error: str | None) -> None:
+    async def reschedule(self, one: ScheduleRecord, next_at: datetime, failures: int, error: str | None) -> None:
+        """Does nothing when another one has taken its place."""
         await self._database.execute(
-            "UPDATE export_schedules SET next_at = %s, failures = %s, last_error = %s WHERE agent = %s",
-            (next_at, failures, None if error is None else error.replace("\0", ""), agent),
+            "UPDATE export_schedules SET next_at = %s, failures = %s, last_error = %s WHERE agent = %s AND created_at = %s",
+            (next_at, failures, None if error is None else error.replace("\0", ""), one.agent, one.created_at),
         )
 
     async def remove_schedule(self, agent: str) -> bool:
