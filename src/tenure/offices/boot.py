@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from tenure.errors import DoorError, InternalError, NotFound, SandboxError, TenureError, VolumeError
+from tenure.errors import DoorError, InternalError, NotFound, SandboxDead, SandboxError, TenureError, VolumeError
 from tenure.faultpoints import reach
 from tenure.offices import furnish, mending
 from tenure.offices.door.door import Door
@@ -36,6 +36,7 @@ from tenure.settings import Settings
 
 EVIDENCE_CHARS_MAX = 2000
 """Per entry."""
+DEATH_POLL_S = 0.2
 PROBE_ARGV = ("/bin/bash", "-c", ":")
 PROBE_USER = "agent"
 
@@ -54,7 +55,7 @@ class Stage(StrEnum):
 
 DEADLINES_S = {
     Stage.LOCATE: 90.0,  # mounting a pool after a crash replays its log
-    Stage.CHECK: 30.0,
+    Stage.CHECK: 600.0,  # it may lend a whole system
     Stage.DATABASE: 10.0,
     Stage.FURNISH: 30.0,
     Stage.SANDBOX: 90.0,
@@ -141,7 +142,7 @@ class Boot:
             await self._stage(Stage.FURNISH, self._furnish)
             if image is None or not await self._from_image(image):
                 await self._stage(Stage.SANDBOX, lambda: self.sandboxes.start(office.spec()))
-                await self._stage(Stage.DOOR, lambda: office.door.wait_open(DEADLINES_S[Stage.DOOR]))
+                await self._stage(Stage.DOOR, self._open_door)
                 await self._stage(Stage.PROBE, self._probe)
         except TenureError as error:
             stage = error.details.get("stage", "boot")
@@ -222,7 +223,7 @@ class Boot:
         office = self.office
         try:
             await self._stage(Stage.SANDBOX, lambda: image(office.spec()))
-            await self._stage(Stage.DOOR, lambda: office.door.wait_open(DEADLINES_S[Stage.DOOR]))
+            await self._stage(Stage.DOOR, self._open_door)
             await self._stage(Stage.PROBE, office.door.ping)  # it may be full of processes: no place for one more
         except TenureError as error:
             told = f"its memory does not come back, so it boots afresh: {error.message}"
@@ -230,6 +231,18 @@ class Boot:
             await self._end()
             return False
         return True
+
+    async def _open_door(self) -> None:
+        """Waits for `officed` to dial, but not for one whose sandbox ended."""
+        door, sandbox_id = self.office.door, self.office.spec().id
+        waiting = asyncio.create_task(door.wait_open(DEADLINES_S[Stage.DOOR]))
+        try:
+            while not (await asyncio.wait([waiting], timeout=DEATH_POLL_S))[0]:
+                if await self.sandboxes.state(sandbox_id) is SandboxState.DEAD:
+                    raise SandboxDead(f"The sandbox of {self.office.record.name} ended before its door opened.")
+            await waiting
+        finally:
+            waiting.cancel()
 
     async def _probe(self) -> None:
         office = self.office

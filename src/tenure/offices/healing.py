@@ -81,11 +81,12 @@ def next_step(case: Case) -> Choice:
         return _bring_back(case)
     if _is_anothers(failure):
         return Choice(Step.ASK, "the volume says that it is another agent's")
-    if Step.AGAIN not in tried and failure.stage is not Stage.CHECK:
+    seen = failure.stage is Stage.CHECK and bool(failure.evidence.get("damage"))
+    if Step.AGAIN not in tried and not seen:
         return Choice(Step.AGAIN, "some causes pass by themselves")
-    if failure.stage in (Stage.LOCATE, Stage.FURNISH):
-        return Choice(Step.ASK, "the cause is outside of the office")
-    if Step.MEND not in tried and failure.stage is not Stage.CHECK:
+    if failure.stage in (Stage.LOCATE, Stage.FURNISH) or (failure.stage is Stage.CHECK and not seen):
+        return Choice(Step.ASK, "no damage was seen: the cause is outside of the office")
+    if Step.MEND not in tried and not seen:
         return Choice(Step.MEND, "what the image can lend costs nothing")
     if case.at_work:
         return Choice(Step.LEAVE, "a run is at work: its ladder decides what of its work is put back")

@@ -16,7 +16,7 @@ from tenure.errors import VolumeError
 from tenure.offices.clones import OFFICE_FILE, OFFICE_FILE_BYTES_MAX, renew_generation, write_office_file
 from tenure.offices.models import OfficeRecord
 from tenure.offices.rootfs import facts_of, lend_file, make_directory, read_file
-from tenure.postgres.process import find_postmaster
+from tenure.postgres.process import PID_FILE, find_postmaster
 from tenure.settings import Settings
 
 PARTS = ("rootfs", "postgres", "objects")
@@ -231,10 +231,9 @@ def mend_database(data: Path, template: Path) -> list[str]:
     if (running := find_postmaster(data)) is not None:
         running.close()
         return []
-    for name in ("postmaster.pid", "postmaster.opts"):
-        if os.path.lexists(data / name):
-            (data / name).unlink()
-            mended.append(f"{name} removed")
+    if os.path.lexists(data / PID_FILE):
+        (data / PID_FILE).unlink()
+        mended.append(f"{PID_FILE} removed")
     for name in DATABASE_DIRECTORIES:
         if not _is_directory(data / name) and name not in ("base", "global", "pg_wal", "pg_xact", "pg_multixact"):
             (data / name).mkdir(mode=0o700, parents=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tenure.data.database import OfficeDatabase
 from tenure.errors import TenureError
+from tenure.faultpoints import reach
 from tenure.offices.boot import Boot, Failure, Stage
 from tenure.offices.door.door import Door
 from tenure.offices.log import OfficeLog
@@ -108,6 +109,7 @@ class Trials:
             await boot.run(SandboxState.ABSENT)
         except TenureError as error:
             return Failure.of(error)
+        reach("trial.booted")
         database = self._database(candidate.record)
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
