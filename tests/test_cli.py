@@ -327,7 +327,12 @@ async def test_preview_prints_a_link(cli: Cli) -> None:
 async def test_snapshots_are_taken_listed_compared_restored_forked_and_deleted(cli: Cli) -> None:
     assert (await cli("snapshot", "create", "analyst", "--name", "before")).out == "before\n"
     unnamed = (await cli("snapshot", "create", "analyst", "--json")).json["id"]
-    assert (await cli("snapshot", "diff", "analyst", "before", unnamed)).out == "+ /home/agent/a\n"
+    compared = await cli("snapshot", "diff", "analyst", "before", unnamed)
+    assert compared.out == (
+        "+ /home/agent/a\n~ table public.t\ufffd: rows: 1 changed\n    ~ id='1': a null → '\\x1b[31m'\n"
+    )
+    assert "There is a bound." in compared.err
+    assert (await cli("snapshot", "diff", "analyst", "before", "--no-tables")).out == "+ /home/agent/a\n"
     restored = await cli("snapshot", "restore", "analyst", "before")
     undo = restored.out.split("tenure snapshot restore analyst ")[1].strip()
     listed = (await cli("snapshot", "list", "analyst", "--json")).json["snapshots"]

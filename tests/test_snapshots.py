@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.live import Live, is_running
 from tenure import wire
-from tenure.client import Agent
+from tenure.client import Agent, calls
 from tenure.errors import (
     AlreadyExists,
     Conflict,
@@ -59,6 +59,7 @@ with open("chain", "ab", buffering=0) as file:
         os.mkdir(f"links/{n}")
 """
 SNAPSHOTS = 3
+WRITES_BETWEEN = 5
 WAIT_S = 60.0
 
 
@@ -86,14 +87,16 @@ def words(agent: Agent) -> set[str]:
     return {file, agent.sql("select word from word").rows[0][0], agent.objects.get("words", "word").decode()}
 
 
-def until(agent: Agent, least: int) -> None:
-    """Waits until each writer counted so far."""
-    deadline = time.monotonic() + WAIT_S
-    while min(int(word) for word in agent.exec("cat progress-? 2>/dev/null || echo 0").stdout.split()) < least:
+def write_on(agent: Agent) -> None:
+    """Waits until each writer has come further than any had when this began."""
+
+    def progress() -> list[int]:
         log = agent.exec("cat *.log").stdout
         assert not log, log
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return [int(agent.exec(f"cat progress-{writer} || echo 0").stdout) for writer in range(WRITERS)]
+
+    goal = max(progress()) + WRITES_BETWEEN
+    wait_until(lambda: min(progress()) > goal)
 
 
 def counted(fork: Agent, writer: int) -> int:
@@ -135,10 +138,10 @@ def test_restore_is_consistent(live: Live) -> None:
     for writer in range(WRITERS):
         busy.exec(f"nohup python3 writer.py {writer} > writer-{writer}.log 2>&1 &")
     taken: list[wire.Snapshot] = []
-    for number in range(SNAPSHOTS):
-        until(busy, 5 * (number + 1))
+    for _ in range(SNAPSHOTS):
+        write_on(busy)
         taken.append(busy.snapshots.create())
-    until(busy, 5 * SNAPSHOTS + 5)  # it went on
+    write_on(busy)
     busy.sleep()
     seen: list[list[int]] = []
     for snapshot in taken:
@@ -291,7 +294,7 @@ def test_what_does_not_exist_or_cannot_be_is_a_clear_error(live: Live, agent: Ag
     assert len(agent.snapshots.list()) == before
 
 
-def test_an_agent_at_work_is_not_restored_and_its_snapshots_know_the_run(agent: Agent) -> None:
+def test_an_agent_at_work_is_not_restored_and_its_snapshots_know_the_run(live: Live, agent: Agent) -> None:
     run = agent.run("wait", playbook="name: wait\nsteps:\n  - id: wait\n    run: sleep 100\n")
     wait_until(lambda: run.show().state is wire.RunState.RUNNING)
     taken = agent.snapshots.create()
@@ -300,6 +303,19 @@ def test_an_agent_at_work_is_not_restored_and_its_snapshots_know_the_run(agent: 
     with pytest.raises(Conflict, match=run.id) as refused:
         agent.snapshots.restore(taken.id)
     assert "tenure runs cancel" in refused.value.hint
+    # The run itself may go back to a snapshot of one of its steps.
+    mark = wire.StepMark(run=run.id, node="wait", verified=True)
+    send = live.tenure.agents._transport.send  # pyright: ignore[reportPrivateUsage]
+    after_step = send(calls.take_snapshot(agent.name, wire.SnapshotRequest(kind="after-step", step=mark)))
+    assert (after_step.kind, after_step.step, list(after_step.runs)) == ("after-step", mark, [run.id])
+    assert agent.snapshots.list()[-1].step == mark
+    with pytest.raises(InvalidArgument, match="names a step"):
+        send(calls.take_snapshot(agent.name, wire.SnapshotRequest(kind="before-step")))
+    by_another = wire.RestoreRequest(by_run="run_another")
+    with pytest.raises(Conflict, match=run.id):
+        send(calls.restore_snapshot(agent.name, after_step.id, by_another))
+    itself = wire.RestoreRequest(by_run=run.id)
+    assert send(calls.restore_snapshot(agent.name, after_step.id, itself)).snapshot.id == after_step.id
     run.cancel()
     run.wait(WAIT_S)
     agent.snapshots.restore(taken.id)
