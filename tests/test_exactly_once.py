@@ -27,10 +27,13 @@ concurrency: 4
 defaults: {retry: 0}
 steps:
   - id: prepare
+    risky: true
     run: echo prepare >> effects; echo "three"
     verify: [{run: test -s effects}, {file: effects}]
+    snapshot: true # always, so that the points are the same each time
   - id: table
     needs: prepare
+    snapshot: true
     sql: create table scores (label text); insert into scores values ('made')
     verify: {sql: select count(*) from scores, equals: 1}
   - id: year
@@ -55,6 +58,7 @@ steps:
     run: echo never >> effects
   - id: report
     needs: [year, score, mended, never]
+    snapshot: true
     run: echo "${{ steps.year.output }}" > report; echo report >> effects
   - id: put
     needs: report
@@ -76,6 +80,7 @@ KINDS = (
     "effect.put",
     "effect.notify",
     "effect.forget",
+    "effect.snapshot",
     "effect.reconnect",
     "journal.append",
 )
@@ -115,6 +120,9 @@ async def assert_once(
     assert set(started.values()) == {1}, "an attempt was begun twice"
     succeeded = Counter(event.step for event in events if event.kind == "step_succeeded")
     assert set(succeeded.values()) == {1}, "a finished step ran again"
+    snapshots = [event.data["snapshot"] for event in events if event.kind == "snapshot_taken"]
+    assert sorted(snapshots) == hands.snapshots(agent), "a snapshot was lost, or taken twice"
+    assert {event.step for event in events if event.kind == "snapshot_taken"} == {"prepare", "table", "report"}
     left = await database.fetch("select 1 from absurd.r_work where state in ('running', 'pending', 'sleeping')")
     assert not left, "a claim was left behind"
 

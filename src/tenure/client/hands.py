@@ -109,8 +109,8 @@ class HttpHands(Hands):
         request = wire.RestoreRequest(by_run=run_id, key=key)
         return (await self._send(calls.restore_snapshot(agent, snapshot, request))).before.id
 
-    async def rebuild(self, agent: str) -> None:
-        await self._send(calls.rebuild(agent))
+    async def rebuild(self, agent: str) -> str:
+        return (await self._send(calls.rebuild(agent))).before.id
 
     async def probe(self, agent: str) -> bool:
         try:

@@ -232,10 +232,12 @@ class FakeHands(Hands):
         self._mend_sandbox(office, 6)
         return before.name
 
-    async def rebuild(self, agent: str) -> None:
+    async def rebuild(self, agent: str) -> str:
         self._write_line(agent, "recoveries", {"rung": 7})
         self._end_commands(agent)
+        before = self._take(self._office(agent), f"rebuild.{time.monotonic_ns()}", {})
         self._mend_sandbox(self._office(agent), 7)
+        return before.name
 
     async def reconnect(self, agent: str) -> None:
         self._write_line(agent, "recoveries", {"rung": 4})

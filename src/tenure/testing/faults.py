@@ -95,8 +95,8 @@ class FaultyHands(Hands):
     async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
         return await self._call("restore", key, lambda: self.hands.restore(agent, snapshot, key=key, run_id=run_id))
 
-    async def rebuild(self, agent: str) -> None:
-        await self._call("rebuild", "", lambda: self.hands.rebuild(agent))
+    async def rebuild(self, agent: str) -> str:
+        return await self._call("rebuild", "", lambda: self.hands.rebuild(agent))
 
     async def probe(self, agent: str) -> bool:
         return await self._call("probe", "", lambda: self.hands.probe(agent))

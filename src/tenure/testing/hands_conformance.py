@@ -324,6 +324,27 @@ async def c52_restore_puts_everything_back(hands: Hands, agent: str) -> None:
     await _raises(NotFound, hands.restore(agent, "snap_000000000000", key=_key(), run_id="r"))
 
 
+async def c53_rebuild_keeps_what_the_agent_made(hands: Hands, agent: str) -> None:
+    """`rebuild` keeps home, database and objects, and knows the keys of before: what ran is LOST."""
+    mark, table = f"conformance-{secrets.token_hex(4)}", f"conformance_{secrets.token_hex(4)}"
+    await _run(hands, agent, f"printf kept > {mark}")
+    await hands.sql(agent, f"create table {table} as select 1 as n")
+    begun, ended = _key(), _key()
+    await hands.start_command(agent, ended, Command("exit 5"))
+    await _end(hands, agent, ended)
+    await hands.start_command(agent, begun, Command(f"echo begun > {mark}.begun; sleep 600"))
+    async with asyncio.timeout(ENDS_S):
+        while not await hands.read_file(agent, f"{mark}.begun"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    before = await hands.rebuild(agent)
+    assert before.startswith("snap_"), before
+    assert (await _run(hands, agent, f"cat {mark}")).output == "kept"
+    assert await hands.probe(agent) is True
+    assert (await hands.sql(agent, f"select n from {table}")).rows == [[1]]
+    assert (await hands.command_status(agent, begun)).state is CommandState.LOST
+    assert (await hands.command_status(agent, ended)).exit_code == 5
+
+
 CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c01_output_and_exit_code,
     c02_environment_and_directory,
@@ -348,4 +369,5 @@ CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
 DISRUPTIVE_CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c51_restart_loses_commands,
     c52_restore_puts_everything_back,
+    c53_rebuild_keeps_what_the_agent_made,
 )

@@ -136,9 +136,9 @@ class Hands(ABC):
         there is no such snapshot any more, `Conflict` while another run is at work in the office."""
 
     @abstractmethod
-    async def rebuild(self, agent: str) -> None:
+    async def rebuild(self, agent: str) -> str:
         """Rung 7: the office's system is made anew of its image, with what it recorded of its set-up; home, database and objects
-        stay. Running commands become LOST."""
+        stay. Running commands become LOST. Returns the id of a snapshot of what was there."""
 
     @abstractmethod
     async def probe(self, agent: str) -> bool:

@@ -80,8 +80,8 @@ class PatientHands(Hands):
     async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
         return await self._patiently(lambda: self._hands.restore(agent, snapshot, key=key, run_id=run_id))
 
-    async def rebuild(self, agent: str) -> None:
-        await self._patiently(lambda: self._hands.rebuild(agent))
+    async def rebuild(self, agent: str) -> str:
+        return await self._patiently(lambda: self._hands.rebuild(agent))
 
     async def probe(self, agent: str) -> bool:
         self._before()

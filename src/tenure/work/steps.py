@@ -220,12 +220,12 @@ async def _self_correct(office: Office, node: Node) -> tuple[bool, str]:
 
 async def _recover_office(office: Office, node: Node, rung: Rung | None) -> tuple[bool, str]:
     """Reconnects, restarts or rebuilds, then asks whether the office answers: that is the verified progress of these rungs."""
-    agent, what = office.state.agent, (rung or Rung.RECONNECT).name.lower()
+    agent, what, before = office.state.agent, (rung or Rung.RECONNECT).name.lower(), ""
     try:
         reach(f"effect.{what}.before/{node.id}")
         match rung:
             case Rung.REBUILD:
-                await office.hands.rebuild(agent)
+                before = f"; before: {await office.hands.rebuild(agent)}"
             case Rung.RESTART:
                 await office.hands.restart(agent)
             case _:
@@ -236,7 +236,7 @@ async def _recover_office(office: Office, node: Node, rung: Rung | None) -> tupl
     except Exception as error:  # noqa: BLE001 - the next rung has to hear of it
         return False, f"{what}: {failure_of(error).message}"
     ok = await office.hands.probe(agent)
-    return ok, "the office answers" if ok else f"after the {what} the office does not answer"
+    return ok, ("the office answers" if ok else f"after the {what} the office does not answer") + before
 
 
 async def restore(office: Office, node: Node) -> None:
