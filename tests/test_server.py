@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homes import free_port
+from tenure import Tenure
 from tenure.errors import Conflict, InternalError, SetupError
 from tenure.postgres import process
 from tenure.postgres.control import control_dsn
@@ -211,6 +213,20 @@ def test_a_server_that_dies_at_start_shows_its_last_words(home: Settings) -> Non
     with pytest.raises(InternalError, match="exit code 1") as refused:
         daemon.up(home, argv=argv)
     assert "its last words" in refused.value.message
+
+
+@needs_root
+def test_a_taken_ssh_port_is_told_and_keeps_nothing_else_from_working(home: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        health = daemon.up(replace(home, ssh_port=port), argv=ARGV).health
+    assert health is not None
+    assert health.ssh is not None
+    assert f"Cannot listen on 127.0.0.1:{port}" in health.ssh
+    assert "TENURE_SSH_PORT" in health.ssh
+    with Tenure(home) as tenure:
+        gateway = tenure.ssh_gateway()
+    assert (gateway.enabled, gateway.problem) == (False, health.ssh)
 
 
 def test_a_missing_pool_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
