@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenure.offices.models import SnapshotKind, SnapshotRecord, StepMark
-from tenure.offices.retention import DAY, HOUR, Retention, last_verified, outdated
+from tenure.offices.retention import DAY, HOUR, VERIFIED_KEPT, Retention, outdated, verified
 from tenure.server.main import environment_of
 from tenure.settings import Settings
 
@@ -50,7 +50,9 @@ def test_what_somebody_asked_for_and_what_an_open_run_may_go_back_to_stay(
     gone = outdated(history, kept, later(history, minutes), runs)
     assert all(one.kind.is_automatic for one in gone)
     for run in runs:
-        assert last_verified(history[::-1], run) not in gone
+        of_run = [one for one in history if one.step == StepMark(run, "node", True)]
+        assert verified(history[::-1], run) == of_run[::-1]
+        assert not set(ids(of_run[-VERIFIED_KEPT:])) & set(ids(gone))
     for of_steps in (True, False):
         newest = [one for one in history if one.kind.is_automatic and one.kind.is_of_step is of_steps]
         assert not set(ids(newest[len(newest) - min(kept.last, len(newest)) :])) & set(ids(gone))
@@ -68,7 +70,7 @@ def test_of_each_hour_and_day_that_a_rule_covers_the_newest_stays_and_there_are_
             start = START + ((now - START) // period - ago) * period
             within = [one for one in automatic if start <= one.created_at < start + period]
             assert not within or within[-1].id not in gone
-    assert len(automatic) - len(gone) <= 2 * kept.last + kept.hourly + kept.daily + len(runs)
+    assert len(automatic) - len(gone) <= 2 * kept.last + kept.hourly + kept.daily + VERIFIED_KEPT * len(runs)
 
 
 @given(histories(), rules, open_runs, st.data())

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from tenure.offices.models import SnapshotRecord
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+VERIFIED_KEPT = 2
+"""Of each run that is not over: as often the recovery ladder may go back, each time further."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Retention:
 def outdated(
     taken: Sequence[SnapshotRecord], rules: Retention, now: datetime, open_runs: Collection[str]
 ) -> list[SnapshotRecord]:
-    """Of an agent's whole snapshots, those that go, the oldest first. Never one that somebody asked for, nor the newest
-    verified one of a run in `open_runs`: the ladder may yet go back to it."""
+    """Of an agent's whole snapshots, those that go, the oldest first. Never one that somebody asked for, nor the
+    newest verified ones of a run in `open_runs`: the ladder may yet go back to them."""
     newest_first = sorted(taken, key=lambda one: (one.created_at, one.id), reverse=True)
     automatic = [one for one in newest_first if one.kind.is_automatic]
     kept: set[str] = set()
@@ -46,14 +48,13 @@ def outdated(
                 newest.setdefault(ago, one.id)
         kept |= set(newest.values())
     for run in open_runs:
-        verified = last_verified(newest_first, run)
-        kept |= {verified.id} if verified else set()
+        kept |= {one.id for one in verified(newest_first, run)[:VERIFIED_KEPT]}
     return [one for one in reversed(automatic) if one.id not in kept]
 
 
-def last_verified(newest_first: Sequence[SnapshotRecord], run: str) -> SnapshotRecord | None:
-    """The newest that was taken after a step of `run` whose checks held."""
-    return next((one for one in newest_first if one.step and one.step.verified and one.step.run == run), None)
+def verified(newest_first: Sequence[SnapshotRecord], run: str) -> list[SnapshotRecord]:
+    """Those of `run` to which it may go back."""
+    return [one for one in newest_first if one.step and one.step.verified and one.step.run == run]
 
 
 def _period(at: datetime, period: timedelta) -> int:

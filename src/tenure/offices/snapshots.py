@@ -24,7 +24,7 @@ from tenure.offices.comparisons import Comparisons
 from tenure.offices.diff import Diff
 from tenure.offices.models import OfficeRecord, Restored, SnapshotKind, SnapshotRecord, StepMark
 from tenure.offices.office import Office, OfficeParts
-from tenure.offices.retention import Retention, last_verified, outdated
+from tenure.offices.retention import Retention, outdated
 from tenure.offices.snapshot_store import SnapshotStore
 
 T = TypeVar("T")
@@ -74,11 +74,6 @@ class Snapshots:
     async def get(self, agent: str, wanted: str) -> SnapshotRecord:
         await self._find_office(agent)
         return await self._store.get(agent, wanted)
-
-    async def last_verified(self, agent: str, run: str) -> SnapshotRecord | None:
-        """The newest that was taken after a verified step of `run`. While that run is not over it is not pruned."""
-        await self._find_office(agent)
-        return last_verified((await self._store.of_agent(agent))[::-1], run)
 
     async def find(self, snapshot_id: str) -> Path | None:
         """The volume of the snapshot of this id; None when there is none."""
