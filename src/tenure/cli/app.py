@@ -27,7 +27,7 @@ from tenure.cli.commands import (
 
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
-    *("agent", "sleep", "wake", "rest", "keep-awake", "snapshot", "fork"),
+    *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork"),
     *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
     *("run", "runs", "inbox"),
 )
