@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from tenure.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RUNS = ("run_a", "run_b")
-SPAN_MIN = 10 * 24 * 60
+LATER_MAX_MIN = 3 * 24 * 60
 
 
 def record(number: int, kind: SnapshotKind, minute: int, step: StepMark | None = None) -> SnapshotRecord:
@@ -26,9 +27,9 @@ def record(number: int, kind: SnapshotKind, minute: int, step: StepMark | None =
 @st.composite
 def histories(draw: st.DrawFn) -> list[SnapshotRecord]:
     """Snapshots in the order in which they were taken."""
-    minutes = sorted(draw(st.lists(st.integers(0, SPAN_MIN), max_size=40)))
+    pauses = draw(st.lists(st.sampled_from([0, 1, 19, 40, 300, 1500]), max_size=40))
     found: list[SnapshotRecord] = []
-    for number, minute in enumerate(minutes):
+    for number, minute in enumerate(itertools.accumulate(pauses)):
         kind = draw(st.sampled_from(SnapshotKind))
         step = StepMark(draw(st.sampled_from(RUNS)), "node", draw(st.booleans())) if kind.is_of_step else None
         found.append(record(number, kind, minute, step))
@@ -43,7 +44,7 @@ def later(history: list[SnapshotRecord], minutes: int = 0) -> datetime:
     return (history[-1].created_at if history else START) + timedelta(minutes=minutes)
 
 
-@given(histories(), rules, open_runs, st.integers(0, SPAN_MIN))
+@given(histories(), rules, open_runs, st.integers(0, LATER_MAX_MIN))
 def test_what_somebody_asked_for_and_what_an_open_run_may_go_back_to_stay(
     history: list[SnapshotRecord], kept: Retention, runs: set[str], minutes: int
 ) -> None:
@@ -58,7 +59,7 @@ def test_what_somebody_asked_for_and_what_an_open_run_may_go_back_to_stay(
         assert not set(ids(newest[len(newest) - min(kept.last, len(newest)) :])) & set(ids(gone))
 
 
-@given(histories(), rules, open_runs, st.integers(0, SPAN_MIN))
+@given(histories(), rules, open_runs, st.integers(0, LATER_MAX_MIN))
 def test_of_each_hour_and_day_that_a_rule_covers_the_newest_stays_and_there_are_no_more(
     history: list[SnapshotRecord], kept: Retention, runs: set[str], minutes: int
 ) -> None:

@@ -43,7 +43,7 @@ def outdated(
     for period, periods in ((HOUR, rules.hourly), (DAY, rules.daily)):
         newest: dict[int, str] = {}
         for one in automatic:
-            ago = _period(now, period) - _period(min(one.created_at, now), period)
+            ago = _period(now, period) - _period(one.created_at, period)  # negative when the clock was set back
             if ago < periods:
                 newest.setdefault(ago, one.id)
         kept |= set(newest.values())
