@@ -173,6 +173,7 @@ class _Client(_Side):
         if self.peer is not None:
             super().data_received(data)
             return
+        self.moved()  # it waits for its database to start, for one
         self._buffer += data
         if self._connecting is None:
             self._read_startup()
