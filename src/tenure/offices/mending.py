@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tenure.errors import VolumeError
 from tenure.offices.clones import OFFICE_FILE, OFFICE_FILE_BYTES_MAX, renew_generation, write_office_file
 from tenure.offices.models import OfficeRecord
 from tenure.offices.rootfs import facts_of, lend_file, make_directory, read_file
+from tenure.offices.tools import tool_environment
 from tenure.postgres.process import PID_FILE, find_postmaster
 from tenure.settings import Settings
 
@@ -42,6 +44,7 @@ LENT = ("usr", "etc", "var/lib/dpkg")
 KEPT = ("etc/ssh/", "etc/hostname", "etc/hosts", "etc/machine-id", "etc/resolv.conf", "usr/local/")
 """Which every office has for itself."""
 DPKG_STATUS = "var/lib/dpkg/status"
+COPY_TIMEOUT_S = 600.0
 CONTROL_FILE_BYTES = 8192
 DATABASE_FILES = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf", "PG_VERSION")
 """Configuration that an office cannot change by any statement that it may make: the image's is right."""
@@ -149,6 +152,7 @@ def lend_missing(root: Path, image: Path, *, changed: bool = False) -> list[str]
     lent = 0
     examples: list[str] = []
     skipped = _files_of_removed(root, image)
+    whole = _lend_whole_trees(root, image, skipped)
     theirs, ours = installed(root), installed(image)
     newer = _files_of({name for name, version in ours.items() if theirs.get(name, version) != version}, image)
     for path in _tree(image):
@@ -168,7 +172,27 @@ def lend_missing(root: Path, image: Path, *, changed: bool = False) -> list[str]
             lend_file(root, path, source)
             lent += 1
             examples.append(path)
-    return [f"{lent} files of the system ({', '.join(examples[:5])}{', …' if lent > 5 else ''})"] if lent else []
+    if lent:
+        whole.append(f"{lent} files of the system ({', '.join(examples[:5])}{', …' if lent > 5 else ''})")
+    return whole
+
+
+def _lend_whole_trees(root: Path, image: Path, skipped: set[str]) -> list[str]:
+    """Those that are missing as a whole, by `cp`, which takes a tenth of the time. Nothing of the agent's is on their way."""
+    lent: list[str] = []
+    for top in (top for top in LENT if "/" not in top):
+        if facts_of(root, top) is None and not (image / top).is_symlink():
+            words = ["cp", "--archive", "--reflink=auto", "--", str(image / top), str(root / top)]
+            done = subprocess.run(
+                words, capture_output=True, timeout=COPY_TIMEOUT_S, env=tool_environment(), check=False
+            )
+            if done.returncode:
+                raise VolumeError(f"/{top} could not be lent: {done.stderr.decode('utf-8', 'replace')[-300:]}")
+            for path in skipped:
+                if path.startswith(f"{top}/"):
+                    (root / path).unlink(missing_ok=True)
+            lent.append(f"/{top} as a whole")
+    return lent
 
 
 def _tree(image: Path) -> Iterator[str]:
