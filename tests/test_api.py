@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection
 
 from fixtures.api import PLAYBOOK, Api, error_of, eventually
 from tenure import wire
+from tenure.errors import ServerUnreachable
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.server.listeners import serve_office_api
 
@@ -230,6 +231,35 @@ async def test_a_run_is_made_listed_and_cancelled(owner: httpx.AsyncClient) -> N
     assert error_of(again)["code"] == "conflict"
 
 
+async def test_a_run_is_forked_at_a_step_with_a_snapshot_that_is_there(api: Api, owner: httpx.AsyncClient) -> None:
+    run_id = await make_run(owner)
+    taken = (await owner.post("/v1/agents/analyst/snapshots")).json()["id"]
+    api.runs.keep(run_id, "load", taken)
+    made = await owner.post(f"/v1/runs/{run_id}/fork", json={"new": "second", "at": "load"})
+    assert made.status_code == 201
+    assert (made.json()["agent"], made.json()["origin"]["snapshot"]) == ("second", taken)
+    again = await owner.post(f"/v1/runs/{run_id}/fork", json={"new": "second", "at": "load"})
+    assert error_of(again)["code"] == "already_exists"
+    assert (await owner.delete(f"/v1/agents/analyst/snapshots/{taken}")).status_code == 204
+    gone = await owner.post(f"/v1/runs/{run_id}/fork", json={"new": "third", "at": "load"})
+    assert gone.status_code == 404
+    assert (await owner.get("/v1/agents/third")).status_code == 404
+
+
+async def test_an_agent_made_for_a_fork_that_fails_goes_again(
+    api: Api, owner: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await make_run(owner)
+    api.runs.keep(run_id, "load", (await owner.post("/v1/agents/analyst/snapshots")).json()["id"])
+
+    async def fail(*_: object) -> None:
+        raise ServerUnreachable("the control database is away")
+
+    monkeypatch.setattr(api.runs, "fork", fail)
+    assert (await owner.post(f"/v1/runs/{run_id}/fork", json={"new": "second", "at": "load"})).status_code == 503
+    assert (await owner.get("/v1/agents/second")).status_code == 404
+
+
 async def test_the_event_stream_follows_a_run_until_it_is_at_rest(api: Api, owner: httpx.AsyncClient) -> None:
     run_id = await make_run(owner)
     seen: list[wire.RunEvent] = []
@@ -260,6 +290,19 @@ async def test_messages_are_left_once_per_key_and_read(owner: httpx.AsyncClient)
     assert len((await owner.get("/v1/inbox", params={"unread": "true"})).json()["messages"]) == 1
     assert (await owner.post(f"/v1/inbox/{first['id']}/read")).json()["read_at"] is not None
     assert (await owner.get("/v1/inbox", params={"unread": "true"})).json()["messages"] == []
+
+
+async def test_an_office_is_rebuilt_and_its_history_says_so(owner: httpx.AsyncClient) -> None:
+    assert (await owner.get(f"{AGENT}/history")).json() == {"events": []}
+    rebuilt = (await owner.post(f"{AGENT}/rebuild")).json()
+    assert (rebuilt["agent"]["name"], rebuilt["before"]["kind"]) == ("analyst", "before-restore")
+    assert rebuilt["set_up"] == {"packages": ["cowsay"], "pip": [], "script": False}
+    await owner.post(f"{AGENT}/rebuild")
+    events = (await owner.get(f"{AGENT}/history", params={"limit": 1})).json()["events"]
+    assert [(event["id"], event["what"]) for event in events] == [(2, "rebuilt")]
+    assert (await owner.get("/v1/agents/nobody/history")).status_code == 404
+    assert (await owner.post("/v1/agents/nobody/rebuild")).status_code == 404
+    assert (await owner.get(f"{AGENT}/history", params={"limit": 0})).status_code == 422
 
 
 async def test_snapshots_are_taken_listed_compared_restored_and_deleted(owner: httpx.AsyncClient) -> None:

@@ -324,6 +324,20 @@ async def test_preview_prints_a_link(cli: Cli) -> None:
     assert (await cli("preview", "analyst", "0")).code == 2
 
 
+async def test_an_office_is_rebuilt_and_its_history_is_shown(cli: Cli) -> None:
+    assert (await cli("agent", "history", "analyst", "--json")).json == {"events": []}
+    done = await cli("rebuild", "analyst")
+    assert "analyst has a new root (awake)." in done.out
+    assert "cowsay" in done.out
+    before = (await cli("snapshot", "list", "analyst", "--json")).json["snapshots"][0]["id"]
+    assert f"tenure snapshot restore analyst {before}" in done.out
+    assert (await cli("rebuild", "analyst", "--json")).json["set_up"]["packages"] == ["cowsay"]
+    shown = (await cli("agent", "history", "analyst")).out.splitlines()
+    assert "rebuilt" in shown[1]
+    assert before in shown[1], "the oldest comes first"
+    assert len((await cli("agent", "history", "analyst", "-n", "1", "--json")).json["events"]) == 1
+
+
 async def test_snapshots_are_taken_listed_compared_restored_forked_and_deleted(cli: Cli) -> None:
     assert (await cli("snapshot", "create", "analyst", "--name", "before")).out == "before\n"
     unnamed = (await cli("snapshot", "create", "analyst", "--json")).json["id"]
@@ -446,6 +460,23 @@ async def test_run_prints_the_id_and_runs_show_has_state_and_steps(api: Api, cli
     assert (await cli("runs", "resume", run_id, "--answer", "yes")).out == f"{run_id} is queued.\n"
 
 
+async def test_runs_fork_makes_an_agent_that_goes_on_from_a_step(api: Api, cli: Cli, playbook: str) -> None:
+    run_id = (await cli("run", "analyst", "find them", "--playbook", playbook)).out.strip()
+    taken = (await cli("snapshot", "create", "analyst", "--json")).json["id"]
+    api.runs.keep(run_id, "load", taken)
+    forked = await cli("runs", "fork", run_id, "--at", "load", "second", "--playbook", playbook, "--input", "days=3")
+    assert forked.code == 0
+    shown = (await cli("runs", "show", forked.out.strip(), "--json")).json
+    assert (shown["agent"], shown["origin"]["run"], shown["origin"]["step"]) == ("second", run_id, "load")
+    assert f"forked of {run_id}, after load ({taken})" in (await cli("runs", "show", forked.out.strip())).out
+    assert "second" in (await cli("agent", "list")).out
+    missing = await cli("runs", "fork", run_id, "--at", "other", "third")
+    assert (missing.code, "third" in (await cli("agent", "list")).out) == (3, False)
+    assert (await cli("runs", "fork", run_id, "--at", "load", "--before", "third")).code == 3
+    assert (await cli("runs", "fork", run_id, "--at", "load", "Third!")).code == 2
+    assert (await cli("runs", "fork", run_id, "--at", "load", "third", "--input", "days=3")).code == 2
+
+
 async def test_a_malformed_playbook_is_refused_with_its_line_before_any_server_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("name: plan\nsteps:\n  - id: one\n    rum: echo\n")
@@ -525,6 +556,29 @@ def test_the_timeline_tells_attempts_rungs_and_durations() -> None:
     text = "\n".join(render(_run(step, state="parked", question="Go on?"), width=100, now=NOW))
     for part in ("score[2014]", "3 attempts", "rungs 0→4", "65 s", "parked", "Go on?", "tenure runs resume run_1"):
         assert part in text
+
+
+def test_the_timeline_tells_snapshots_and_origin() -> None:
+    taken = [
+        wire.StepSnapshot(id=f"snap_{number}", before=before, verified=True, seq=number)
+        for number, before in enumerate([True, False, False])
+    ]
+    step = wire.RunStep(id="load", state=wire.StepState.SUCCEEDED, started_at=NOW, finished_at=NOW, snapshots=taken)
+    origin = wire.RunOrigin(run="run_0", step="load", before=True, snapshot="snap_9", seq=4)
+    lines = render(_run(step).model_copy(update={"origin": origin}), width=100, now=NOW)
+    assert "forked of run_0, before load (snap_9)" in lines
+    assert any(line.endswith("◇ snap_0 ◆ snap_2") for line in lines), "not the newest"
+    assert render(_run(step), width=100, now=NOW, ascii_only=True)[-1].endswith("o snap_0 * snap_2")
+    back = _event("office_restored", 5, snapshot="snap_0", before="snap_7", to_seq=3, undone=["load", "keep"])
+    assert lines_of(back, {}) == [
+        "  score[2014]: the office is as it was at snap_0 (before: snap_7); again: load, keep"
+    ]
+    assert lines_of(_event("snapshot_taken", 5, snapshot="snap_0", before=True), {}) == [
+        "  score[2014]: snapshot snap_0, before it"
+    ]
+    assert lines_of(_event("forked", 5, run="run_0", step="load", before=False), {}) == [
+        "  forked of run_0, after load"
+    ]
 
 
 def _event(kind: str, seconds: int, **data: object) -> wire.RunEvent:

@@ -100,6 +100,21 @@ async def test_the_async_sdk_does_an_agents_whole_life(client: AsyncTenure, tmp_
     assert [found.name for found in await client.agents.list()] == ["analyst"]
 
 
+async def test_an_office_is_rebuilt_and_its_history_is_read(client: AsyncTenure, endpoint: Endpoint) -> None:
+    agent = client.agents("analyst")
+    rebuilt = await agent.rebuild()
+    assert rebuilt.set_up.packages == ["cowsay"]
+    assert [(event.what, event.evidence) for event in await agent.history()] == [
+        ("rebuilt", {"before": rebuilt.before.id})
+    ]
+
+    def blocking_too(sync: Tenure) -> None:
+        again = sync.agents("analyst").rebuild()
+        assert [event.evidence["before"] for event in sync.agents("analyst").history(1)] == [again.before.id]
+
+    await use(endpoint, blocking_too)
+
+
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIM8Jr9LRcXKcT6fTCOGFuBNLSk7V7mPNPBoNkFOHVVXw me@here"
 
 
@@ -175,6 +190,25 @@ async def test_a_run_is_started_followed_answered_and_cancelled(api: Api, client
         await run.wait(timeout_s=0.1)
     assert (await run.cancel()).state == "cancelled"
     assert [found.id for found in await client.runs.list("analyst", "cancelled")] == [run.id]
+
+
+async def test_a_run_is_forked(api: Api, client: AsyncTenure, endpoint: Endpoint) -> None:
+    analyst = client.agents("analyst")
+    run = await analyst.run("find them", playbook=PLAYBOOK)
+    api.runs.keep(run.id, "load", (await analyst.snapshots.create()).id)
+    forked = await run.fork("load", "second", playbook=PLAYBOOK, inputs={"days": 4})
+    assert (forked.agent_name, forked.state) == ("second", "queued")
+    with pytest.raises(errors.InvalidName):
+        await run.fork("load", "Not A Name")
+
+    def look(blocking: Tenure) -> None:
+        again = blocking.runs.get(run.id).fork("load", "third", before=False)
+        assert again.info.origin is not None
+        assert again.info.origin.run == run.id
+        with pytest.raises(errors.NotFound):
+            blocking.runs.get(run.id).fork("load", "fourth", before=True)
+
+    await use(endpoint, look)
 
 
 async def test_messages_are_listed_and_read(api: Api, endpoint: Endpoint) -> None:
