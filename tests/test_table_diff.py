@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from databases import data_dir, home_of, needs_root, office_database
@@ -242,7 +242,10 @@ rows = st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, "", "\\N", "
 
 
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=3,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # an example takes seconds
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 async def test_counts_are_those_of_multisets(office: Office, data: st.DataObject) -> None:
