@@ -240,7 +240,7 @@ class Exports:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             made.stop()
-            await asyncio.wait([task])
+            await _ended(task)
             raise
 
     async def _forget_old(self, agent: str) -> None:
@@ -291,7 +291,7 @@ class Exports:
                 manifest = await asyncio.shield(task)
             except asyncio.CancelledError:
                 abort()
-                await asyncio.wait([task])
+                await _ended(task)
                 raise
             agent = await self._offices.take_in(
                 name,
@@ -448,6 +448,15 @@ class Exports:
             logger.warning("export: %s", error)
         except Exception:
             logger.exception("export")
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Returns when it is over, however often the caller is cancelled meanwhile (a server does so again and again)."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        task.result()
 
 
 def _reason(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from tenure.offices.archives.index import IndexWriter, Stand, read_stand
 from tenure.offices.archives.manifest import Manifest
 from tenure.offices.archives.pack import Base, Packer
 from tenure.offices.office import Office
+from tenure.offices.snapshots import to_its_end
 from tenure.offices.volumes.base import VolumeDriver
 from tenure.settings import Settings
 
@@ -99,7 +100,7 @@ async def making(
     places.settings.snapshots_dir.mkdir(exist_ok=True)
     places.settings.snapshots_dir.chmod(0o700)  # below lie set-uid files of an agent's making
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(_remove, volumes, copy)
+        stack.push_async_callback(lambda: to_its_end(volumes.delete(copy)))
         async with office.still():
             await volumes.snapshot(office.volume, copy)
         reach("export.copied")
@@ -127,11 +128,6 @@ def _stand(places: Places, head: Head) -> Stand:
             f"What the export {head.base} had is not known here any more, so nothing can be exported since then.",
             hint="Make a whole export: leave --since out.",
         ) from None
-
-
-async def _remove(volumes: VolumeDriver, copy: Path) -> None:
-    deleting = asyncio.ensure_future(volumes.delete(copy))
-    await asyncio.shield(deleting)
 
 
 async def _manifest(volumes: VolumeDriver, office: Office, head: Head, copy: Path, runs: dict[str, int]) -> Manifest:
