@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,3 +66,26 @@ def test_whatever_an_agent_names_is_one_line_without_control_characters(
     lines = [output.printable(line) for line, _ in differences.lines_of(found)]
     assert len(lines) == 5
     assert all(line.isprintable() for line in lines)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_longer_than_a_second_says_so_on_a_terminal_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    deadline = time.monotonic() + 60
+    with output.waiting("Comparing a\x1b …"):
+        while "\rComparing a\ufffd … " not in shown.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert shown.getvalue().endswith("\r\x1b[K")  # and it is gone
+    piped = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", piped)
+    with output.waiting("Comparing …"):
+        time.sleep(1.2)
+    assert piped.getvalue() == ""

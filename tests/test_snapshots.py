@@ -25,6 +25,7 @@ from tenure.errors import (
     ServerUnreachable,
     TenureError,
 )
+from tenure.postgres import process
 
 WRITERS = 2
 WRITER = r"""
@@ -268,6 +269,26 @@ def test_diff_tells_rows_while_the_office_goes_on_and_leaves_nothing_behind(live
     assert agent.snapshots.diff(old.id, tables=False).database is None
     assert agent.sql("select count(*) from ledger").rows == [[10]]
     assert leftovers(live) == []
+
+
+def test_a_comparison_holds_up_nobody_and_ends_with_its_agent(live: Live) -> None:
+    large = live.agent("large")
+    large.sql("create table t (id int primary key, n int); insert into t select n, 1 from generate_series(1, 400000) n")
+    old = large.snapshots.create()
+    large.sql("update t set n = 2")
+    with ThreadPoolExecutor(1) as pool:
+        comparing = pool.submit(large.snapshots.diff, old.id)
+        reader = live.settings.volumes_dir / f".now-{large.name}" / "postgres" / "postmaster.pid"
+        wait_until(lambda: comparing.done() or process.says_ready(reader.parent))
+        with pytest.raises(Conflict, match="Another comparison"):
+            large.snapshots.diff(old.id)
+        assert large.snapshots.create().id in [one.id for one in large.snapshots.list()]
+        large.snapshots.delete(old.id)
+        assert not comparing.done()
+        large.delete()
+        with pytest.raises(Conflict, match="was ended"):
+            comparing.result(WAIT_S)
+    assert not [path for path in leftovers(live) if large.name in path.name]
 
 
 def test_what_does_not_exist_or_cannot_be_is_a_clear_error(live: Live, agent: Agent) -> None:
