@@ -20,7 +20,7 @@ from fixtures.api import eventually
 from tenure.errors import SandboxError
 from tenure.server.gateway import session, ssh
 from tenure.server.gateway.arrivals import PENDING_PER_SOURCE_MAX
-from tenure.server.gateway.ssh import FAILED_ATTEMPTS_MAX, LOGIN_BYTES_MAX, SshGateway
+from tenure.server.gateway.ssh import FAILED_ATTEMPTS_MAX, LOGIN_BYTES_MAX, LOOKUPS_MAX, SshGateway
 from tenure.server.listeners import bind_tcp
 from tenure.server.services import LimitsWanted
 from tenure.testing.fake_offices import FakeOffices
@@ -212,6 +212,30 @@ async def test_attempts_to_authenticate_are_bounded(served: Served) -> None:
         async with served.connected(keys=[new_key() for _ in range(FAILED_ATTEMPTS_MAX * 2)]):
             pass
     assert FAILED_ATTEMPTS_MAX - 2 <= looked_up <= FAILED_ATTEMPTS_MAX + 1
+
+
+async def test_strangers_keys_are_looked_up_few_at_a_time(served: Served) -> None:
+    under_way, most, begun, may_end = 0, 0, 0, asyncio.Event()
+
+    async def slow(_: str) -> Any:
+        nonlocal under_way, most, begun
+        under_way, begun = under_way + 1, begun + 1
+        most = max(most, under_way)
+        await may_end.wait()
+        under_way -= 1
+
+    served.keys.find = slow  # type: ignore[method-assign]
+
+    async def try_it() -> None:
+        with pytest.raises(asyncssh.PermissionDenied):
+            async with served.connected(keys=[new_key()]):
+                pass
+
+    trying = [asyncio.create_task(try_it()) for _ in range(6)]
+    await eventually(lambda: begun == LOOKUPS_MAX and served.gateway.connections == 6)
+    may_end.set()
+    await asyncio.gather(*trying)
+    assert (most, begun) == (LOOKUPS_MAX, 6)
 
 
 async def test_neither_weak_algorithms_nor_compression_are_spoken(served: Served) -> None:

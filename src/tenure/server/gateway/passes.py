@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from time import time
 
 TICKET_S = 120.0
@@ -21,6 +22,7 @@ TICKETS_MAX = 1000
 COOKIE_S = 8 * 3600.0
 COOKIE_NAME = "tenure_preview"
 COOKIE_CHARS_MAX = 512
+COOKIES_TRIED_MAX = 16
 _VERSION = "1"
 
 
@@ -76,7 +78,7 @@ class Passes:
     def principal(self, values: Iterable[str], place: Place) -> str | None:
         """Whom one of the cookie's values stands for at `place`, as `str(Principal)`; None when none is good. There may be
         several: a page may set cookies of this name, too, but not a good one."""
-        for value in values:
+        for value in islice(values, COOKIES_TRIED_MAX):
             body, _, signature = value[:COOKIE_CHARS_MAX].rpartition(".")
             if not hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(body, place).encode()):
                 continue

@@ -43,6 +43,8 @@ LOGIN_BYTES_MAX = 128 * 1024
 """What a stranger may send; a login with ten keys takes a tenth of it."""
 FAILED_ATTEMPTS_MAX = 20
 """Keys that are nobody's, other methods: an agent full of keys offers one after the other."""
+LOOKUPS_MAX = 2
+"""Of strangers' keys at a time: the control database has ten connections, for everybody."""
 HANDSHAKES_PER_S = 50.0
 HANDSHAKES_BURST = 100
 """Whoever comes faster waits in the listener's queue: a handshake takes about 2 ms of the server's one processor."""
@@ -74,6 +76,7 @@ class _Parts:
     offices: Offices
     keys: SshKeys
     arrivals: Arrivals[GatewayConnection]
+    lookups: asyncio.Semaphore
     inside: set[Gatekeeper]
     """Of all who have authenticated."""
 
@@ -152,7 +155,8 @@ class Gatekeeper(asyncssh.SSHServer):
         """Whether the key is somebody's. asyncssh then has the client prove that it has the private half."""
         self._shown = None
         try:
-            self._shown = await self._parts.keys.find(key.get_fingerprint())
+            async with self._parts.lookups:
+                self._shown = await self._parts.keys.find(key.get_fingerprint())
         except TenureError as error:
             log.warning("cannot look up a key: %s", error.message)
         return self._shown is not None
@@ -278,7 +282,7 @@ class SshGateway:
     """A running gateway."""
 
     def __init__(self, offices: Offices, keys: SshKeys, host_key: asyncssh.SSHKey) -> None:
-        self._parts = _Parts(offices, keys, Arrivals(), set())
+        self._parts = _Parts(offices, keys, Arrivals(), asyncio.Semaphore(LOOKUPS_MAX), set())
         self._host_key = host_key
         self._pace = Pace(HANDSHAKES_PER_S, HANDSHAKES_BURST)
         self._accepting: asyncio.Task[None] | None = None
