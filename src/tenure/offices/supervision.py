@@ -21,7 +21,7 @@ MEMORY_FULL = 0.97
 RUNAWAY_CPUS = 0.3
 """A full house of processes that uses more than this is taken for a runaway; one that waits is a pool of workers."""
 RESTARTS_MAX = 3
-RESTART_PERIOD_S = 600.0
+RESTART_PERIOD_S = 1800.0
 """As in OTP: one more within the period, and the supervisor gives up and asks a person."""
 
 
@@ -40,6 +40,8 @@ class Patience:
     looks: int = 3
     """That many at least."""
     busy_factor: float = 3.0
+    answer_s: float = 5.0
+    """How long one answer may take."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from tenure.offices.rebuilder import Leave
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxState
 from tenure.offices.supervision import Act, Action, Look, Patience, Verdict, decide
 
-ASK_TIMEOUT_S = 5.0
 LOOKS_AT_ONCE = 32
 LOOKS_KEPT = 240
 ACTS_KEPT = 40
@@ -144,7 +143,7 @@ class Supervisor:
 
     async def _ask(self, office: Office) -> bool | None:
         try:
-            await office.door.ping(ASK_TIMEOUT_S)
+            await office.door.ping(self._patience.answer_s)
         except TenureError:
             return None if office.door.lines >= LINES_MAX else False
         return True
@@ -159,7 +158,9 @@ class Supervisor:
                 )
                 if int(counted.stdout or b"0") < limit - limit // 50 - 2:
                     return False
-                tried = await door.run(ROOM_PROBE, env={}, user="agent", timeout_s=ASK_TIMEOUT_S, counts=False)
+                tried = await door.run(
+                    ROOM_PROBE, env={}, user="agent", timeout_s=self._patience.answer_s, counts=False
+                )
                 return tried.exit_code != 0 or tried.timed_out
         except (TenureError, TimeoutError, ValueError):
             return False  # not known: nothing is ended for that

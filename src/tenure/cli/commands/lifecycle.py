@@ -141,7 +141,11 @@ def rebuild(session: Session, agent: AgentName) -> None:
         output.print_json(done)
         return
     print(f"{agent} has a new root ({done.agent.state}).")
-    installed = [*done.set_up.packages, *done.set_up.pip, *(["~/.config/tenure/setup.sh"] if done.set_up.script else [])]
+    installed = [
+        *done.set_up.packages,
+        *done.set_up.pip,
+        *(["~/.config/tenure/setup.sh"] if done.set_up.script else []),
+    ]
     if installed:
         print(f"Installed again in the background: {', '.join(installed)}")
         output.note(f"How that ended: tenure agent history {agent}")
