@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tenure.database import ControlDatabase
 from tenure.errors import Conflict, VolumeError
 from tenure.testing.fake_hands import FakeHands
 from tenure.work import events as e
+from tenure.work.hands import TakenSnapshot
 from tenure.work.keeper import Keeper
 from tenure.work.plan import FileCheck, Plan, PlanStep, RunScript
 from tenure.work.runs import Runs
@@ -72,6 +74,28 @@ async def test_a_step_is_done_though_the_snapshot_after_it_fails(stage: Stage) -
     assert (run.state, stage.effects()) == ("succeeded", ["1", "after"])
     (succeeded,) = [event for event in await stage.events(run, "step_succeeded") if event.step == "work"]
     assert "too many" in succeeded.data["evidence"]
+
+
+async def test_no_step_begins_while_the_office_is_copied(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its effect could be in the snapshot, and its intent not in the journal of that moment."""
+    take, seen = stage.office.take_snapshot, list[list[str]]()
+
+    async def slowly(*args: Any, **wanted: Any) -> TakenSnapshot:
+        for _ in range(20):
+            seen.append([event.kind for event in await stage.runs.events(wanted["run_id"])])
+            await stage.rest()
+        return await take(*args, **wanted)
+
+    monkeypatch.setattr(stage.office, "take_snapshot", slowly)
+    run = await stage.play("""
+name: beside
+steps:
+  - {id: work, run: 'true', risky: true}
+  - {id: beside, for_each: [a, b, c], run: 'true'}
+""")
+    assert run.state == "succeeded"
+    assert seen
+    assert all(kinds == seen[0] for kinds in seen)
 
 
 async def test_the_values_of_a_for_each_have_one_together(stage: Stage) -> None:
