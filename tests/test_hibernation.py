@@ -119,7 +119,7 @@ class Bed:
 async def eventually(holds: Callable[[], bool], every_s: float = 0.005) -> None:
     deadline = time.monotonic() + EVENT_TIMEOUT_S
     while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
+        assert time.monotonic() < deadline, f"{holds} did not come to hold"
         await asyncio.sleep(every_s)
 
 
@@ -234,6 +234,13 @@ async def test_a_server_killed_between_the_end_and_the_image_leaves_neither(bed:
     assert await bed.office.driver.state(bed.office.id) is SandboxState.DEAD
     await bed.office.start()
     assert await bed.office.output("echo booted") == "booted"
+
+
+async def test_what_a_server_that_died_over_a_checkpoint_left_can_be_stopped(bed: Bed) -> None:
+    await killed_over_a_checkpoint(bed, "saving")
+    await bed.office.driver.stop(bed.office.id, grace_s=EVENT_TIMEOUT_S)
+    assert await bed.office.driver.state(bed.office.id) is SandboxState.ABSENT
+    assert (bed.office.notes / "terminated").exists(), "it was let go, and asked before it was killed"
 
 
 async def test_a_checkpoint_whose_tool_is_killed_fails_and_the_sandbox_runs_on(bed: Bed) -> None:

@@ -96,8 +96,12 @@ class GvisorDriver(SandboxDriver):
         state = await self.state(sandbox_id)
         if sandbox_id in self._checkpointing:
             grace_s = 0
-        elif state is SandboxState.PAUSED:
-            await self.resume(sandbox_id)
+        elif state is SandboxState.PAUSED and grace_s > 0:
+            with contextlib.suppress(SandboxError):  # one that cannot be let go is killed
+                if self._is_held(sandbox_id):
+                    await self._let_go(sandbox_id, timeout_s=SIGNAL_TIMEOUT_S)
+                else:
+                    await self.resume(sandbox_id)
         if state in (SandboxState.RUNNING, SandboxState.PAUSED) and grace_s > 0:
             cgroup = self._cgroup(sandbox_id)
             pid = self._sentry_pid(sandbox_id)
@@ -110,7 +114,7 @@ class GvisorDriver(SandboxDriver):
         pids = cgroup.pids()
         sentry = self._sentry_pid(sandbox_id)
         if sentry in pids or (sentry is None and pids):
-            return SandboxState.PAUSED if cgroup.is_frozen or (directory / HELD).exists() else SandboxState.RUNNING
+            return SandboxState.PAUSED if cgroup.is_frozen or self._is_held(sandbox_id) else SandboxState.RUNNING
         return SandboxState.DEAD if pids or directory.exists() else SandboxState.ABSENT
 
     async def pause(self, sandbox_id: str) -> None:
@@ -119,7 +123,7 @@ class GvisorDriver(SandboxDriver):
     async def resume(self, sandbox_id: str) -> None:
         if sandbox_id in self._checkpointing:
             raise Conflict(f"The sandbox {sandbox_id} is being checkpointed.")
-        if (self._directory(sandbox_id) / HELD).exists() and await self.state(sandbox_id) is SandboxState.PAUSED:
+        if self._is_held(sandbox_id) and await self.state(sandbox_id) is SandboxState.PAUSED:
             await _to_its_end(self._let_go(sandbox_id))  # a server died over its checkpoint
         else:
             await self._freeze(sandbox_id, frozen=False)
@@ -211,10 +215,14 @@ class GvisorDriver(SandboxDriver):
         if result.exit_code:
             raise SandboxError(f"The processes of {sandbox_id} cannot be held still: {_first_words(result.stderr)}")
 
-    async def _let_go(self, sandbox_id: str) -> None:
+    async def _let_go(self, sandbox_id: str, *, timeout_s: float = LET_GO_TIMEOUT_S) -> None:
         directory = self._directory(sandbox_id)
+        if not await _wait_until(lambda: not _has_tools(directory), timeout_s):  # of a server that died: it pauses yet
+            raise SandboxError(
+                f"A checkpoint of {sandbox_id} that a dead server began is not over after {timeout_s:.0f} s."
+            )
         words = self._runsc(sandbox_id, "resume", _container_id(directory))
-        result = await run_tool(words, timeout_s=LET_GO_TIMEOUT_S, raises=SandboxError)
+        result = await run_tool(words, timeout_s=timeout_s, raises=SandboxError)
         if result.exit_code and NOT_HELD not in result.stderr:
             raise SandboxError(f"The processes of {sandbox_id} cannot be let go: {_first_words(result.stderr)}")
         (directory / HELD).unlink(missing_ok=True)
@@ -310,6 +318,10 @@ class GvisorDriver(SandboxDriver):
             *FLAGS, *words,
         ]  # fmt: skip
 
+    def _is_held(self, sandbox_id: str) -> bool:
+        """Whether gVisor holds its processes for a checkpoint, or did when its server died."""
+        return (self._directory(sandbox_id) / HELD).exists()
+
     def _sentry_pid(self, sandbox_id: str) -> int | None:
         """Process id of gVisor's kernel for this sandbox; None when it never started. Only as good as the group says."""
         with contextlib.suppress(OSError, ValueError):
@@ -354,6 +366,20 @@ def _spare_the_runtime(cgroup: Cgroup) -> None:
         if _is_runtime(pid):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/oom_score_adj").write_text("0")
+
+
+def _has_tools(directory: Path) -> bool:
+    """Whether a `runsc` command is at work on the sandbox; its own processes have other names."""
+    root = b"\0" + os.fsencode(directory / "runsc") + b"\0"
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and (words := (entry / "cmdline").read_bytes()).startswith(b"runsc\0")
+                and root in words
+            ):
+                return True
+    return False
 
 
 def _started_with(directory: Path, binding: str) -> tuple[Fit, bool]:
