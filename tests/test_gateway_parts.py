@@ -88,7 +88,7 @@ async def test_one_key_stands_for_one_principal_until_it_is_removed(store: SshKe
             await store.add(principal, line.replace("me@here", "other"))
     other = await store.add("owner", public_line(), comment="laptop")
     assert [(one.id, one.comment) for one in await store.list("owner")] == [(added.id, "me@here"), (other.id, "laptop")]
-    await store.used(added.id)
+    assert await store.used(added.id)
     found = await store.find(added.fingerprint)
     assert found is not None
     assert found.last_used_at is not None
@@ -97,6 +97,7 @@ async def test_one_key_stands_for_one_principal_until_it_is_removed(store: SshKe
     assert (await store.remove("owner", added.fingerprint)).id == added.id
     assert (await store.remove("owner", other.id)).id == other.id
     assert await store.find(added.fingerprint) is None
+    assert not await store.used(added.id)
     with pytest.raises(NotFound):
         await store.remove("owner", added.id)
 

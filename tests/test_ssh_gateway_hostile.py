@@ -152,6 +152,19 @@ async def test_a_key_opens_only_what_its_principal_may(served: Served) -> None:
     assert not served.offices.sessions
 
 
+async def test_a_key_that_was_removed_while_it_proved_itself_opens_nothing_for_long(served: Served) -> None:
+    (key,) = await served.keys.list("owner")
+
+    async def still_found(_: str) -> Any:
+        return key
+
+    served.keys.find = still_found  # type: ignore[method-assign]
+    await served.keys.remove("owner", key.id)
+    async with served.connected() as connection:
+        await asyncio.wait_for(connection.wait_closed(), PATIENCE_S)
+    await eventually(lambda: all(one.closed for one in served.offices.sessions))
+
+
 async def test_holding_connections_open_keeps_nobody_out(served: Served) -> None:
     async with AsyncExitStack() as stack:
         held = [await served.raw() for _ in range(PENDING_PER_SOURCE_MAX * 3)]

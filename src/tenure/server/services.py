@@ -409,8 +409,9 @@ class SshKeys(Protocol):
         """None when it is nobody's."""
         ...
 
-    async def used(self, key_id: str) -> None:
-        """Somebody came in with it just now."""
+    async def used(self, key_id: str) -> bool:
+        """Somebody came in with it just now. False when it was removed meanwhile."""
+        ...
 
 
 def _no_workers() -> list[int]:

@@ -43,5 +43,8 @@ class FakeSshKeys:
     async def find(self, fingerprint: str) -> SshKey | None:
         return next((key for key in self._keys.values() if key.fingerprint == fingerprint), None)
 
-    async def used(self, key_id: str) -> None:
+    async def used(self, key_id: str) -> bool:
+        if key_id not in self._keys:
+            return False
         self._keys[key_id] = replace(self._keys[key_id], last_used_at=datetime.now(UTC))
+        return True

@@ -143,9 +143,12 @@ class SshKeyStore:
         row = await self._database.fetch_one(f"SELECT {_COLUMNS} FROM ssh_keys WHERE fingerprint = %s", (fingerprint,))
         return None if row is None else _key(row)
 
-    async def used(self, key_id: str) -> None:
-        """Somebody came in with it just now."""
-        await self._database.execute("UPDATE ssh_keys SET last_used_at = clock_timestamp() WHERE id = %s", (key_id,))
+    async def used(self, key_id: str) -> bool:
+        """Somebody came in with it just now. False when it was removed meanwhile."""
+        noted = await self._database.execute(
+            "UPDATE ssh_keys SET last_used_at = clock_timestamp() WHERE id = %s", (key_id,)
+        )
+        return noted > 0
 
 
 def _key(row: dict[str, Any]) -> SshKey:

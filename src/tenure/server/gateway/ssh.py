@@ -66,6 +66,7 @@ CIPHERS = (
     "aes256-ctr",
 )
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
+KEY_REMOVED = "The key was removed."
 NO_REMOTE_FORWARD = "Remote forwards (-R) are refused: what runs in an office may not call out through your machine."
 
 
@@ -179,8 +180,10 @@ class Gatekeeper(asyncssh.SSHServer):
         return self._key.principal, self._key.fingerprint
 
     async def _touch(self, key_id: str) -> None:
+        """Notes the use of the key, which also tells whether it was removed while it proved itself."""
         try:
-            await self._parts.keys.used(key_id)
+            if not await self._parts.keys.used(key_id):
+                self.hang_up(KEY_REMOVED)
         except TenureError as error:
             log.warning("cannot note the use of a key: %s", error.message)
 
@@ -202,7 +205,11 @@ class Gatekeeper(asyncssh.SSHServer):
             session.end(reason)
         for forward in list(self._forwards):
             forward.abandon()
-        asyncio.get_running_loop().call_later(HANG_UP_S, self._conn.disconnect, DISC_BY_APPLICATION, reason)
+        asyncio.get_running_loop().call_later(HANG_UP_S, self._disconnect, reason)
+
+    def _disconnect(self, reason: str) -> None:
+        if not self._conn.is_closed():
+            self._conn.disconnect(DISC_BY_APPLICATION, reason)
 
     # --- what ----------------------------------------------------------------------------------------------------------------
     async def _admit(self) -> None:
@@ -337,7 +344,7 @@ class SshGateway:
         """Ends the connections that came in with a key that is nobody's any more."""
         for one in list(self._parts.inside):
             if one.came_with(key_id):
-                one.hang_up("The key was removed.")
+                one.hang_up(KEY_REMOVED)
 
     async def close(self) -> None:
         """Accepts no more, tells every client that the server stops, and ends what still runs. May be called again."""
