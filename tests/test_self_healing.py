@@ -18,7 +18,6 @@ from fixtures.waiting import wait_until
 from tenure.client import Agent
 from tenure.errors import InternalError, OfficeBroken, ServerUnreachable, TenureError
 
-
 Ruin = Callable[[Path], object]
 PATIENCE_S = 240.0
 """A repair boots several offices, one after the other."""
