@@ -24,6 +24,7 @@ from tenure.export_keys import Key, new_key
 from tenure.offices.archives import members
 from tenure.offices.archives.frames import write_frames
 from tenure.offices.archives.index import IndexWriter, Stand, read_stand
+from tenure.offices.archives.making import changed_since
 from tenure.offices.archives.manifest import END, JOURNAL, MANIFEST, Manifest, to_bytes
 from tenure.offices.archives.members import Kind, Member, Members, encode_member, padding
 from tenure.offices.archives.pack import Base, Packer
@@ -81,10 +82,7 @@ class Station:
             stand = Stand(head.id, origin.volume, origin.generation) if origin else Stand(head.id)
             base = None
             if since is not None:
-                before, changed = read_stand(since.index), None
-                if origin is not None and before.volume == origin.volume:
-                    changed = await self.driver.changed_since(copy, before.generation)
-                base = Base(since.index, changed)
+                base = Base(since.index, await changed_since(self.driver, copy, read_stand(since.index)))
             index = self.pool / f"{head.id}.index"
             with IndexWriter(index, stand) as writer:
                 packer = Packer(copy, manifest_of(head), [b'{"run": 1}\n'], writer, base)
@@ -541,6 +539,13 @@ def test_a_hard_link_leads_to_a_file_of_the_root_only(volume: Path, outside: Pat
     with pytest.raises(ArchiveError):
         unpack(volume, [archive(link, Member("rootfs/evil", Kind.HARD_LINK, target=target))])
     assert not (volume / "rootfs/evil").exists()
+
+
+def test_no_file_has_names_in_root_and_database(volume: Path) -> None:
+    """What stands in one of its names, an agent could write by the other."""
+    parent, file = Member("postgres", Kind.DIRECTORY, 0o700), Member("postgres/PG_VERSION", Kind.FILE)
+    with pytest.raises(ArchiveError, match="out of the office's root"):
+        unpack(volume, [archive(parent, file, Member("rootfs/evil", Kind.HARD_LINK, target="postgres/PG_VERSION"))])
 
 
 @pytest.mark.parametrize("root", ["postgres", "objects"])

@@ -47,7 +47,9 @@ async def test_an_export_that_breaks_off_leaves_no_file(api: Api, client: AsyncT
         await client.agents("analyst").export(tmp_path / "a.tenure")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.tenure", "the one of before")]
     exports_of_app(api).breaks = False
-    made = await client.agents("analyst").export(tmp_path / "a.tenure")
+    with (tmp_path / "a.tenure").open() as before:
+        made = await client.agents("analyst").export(tmp_path / "a.tenure")
+        assert before.read() == "the one of before"  # it was replaced, not written over
     assert made.destination == str(tmp_path / "a.tenure")
     assert (tmp_path / "a.tenure").read_bytes().endswith(b"not an archive: of a fake")
     later = await client.agents("analyst").export(tmp_path, since=tmp_path / "a.tenure")

@@ -108,15 +108,21 @@ async def making(
         stand = Stand(head.id, origin.volume, origin.generation) if origin else Stand(head.id)
         base = None
         if base_stand is not None and head.base is not None:
-            changed = None
-            if origin is not None and base_stand.volume == origin.volume:
-                changed = await volumes.changed_since(copy, base_stand.generation)
-            base = Base(places.index(head.base), changed)
+            base = Base(places.index(head.base), await changed_since(volumes, copy, base_stand))
         manifest = await _manifest(volumes, office, head, copy, runs)
         index = stack.enter_context(IndexWriter(places.index(head.id), stand))
         packer = Packer(copy, manifest, journal, index, base)
         pieces = write_frames(packer.stream(), head, key)
         yield Making(head.id, packer, index, pieces)
+
+
+async def changed_since(volumes: VolumeDriver, copy: Path, base: Stand) -> frozenset[int] | None:
+    """The numbers of the inodes in a copy that changed since an export; None where nobody can tell: for another driver, and for
+    an office that was put back meanwhile, whose volume is another one."""
+    origin = await volumes.origin(copy)
+    if origin is None or origin.volume != base.volume:
+        return None
+    return await volumes.changed_since(copy, base.generation)
 
 
 def _stand(places: Places, head: Head) -> Stand:

@@ -77,8 +77,6 @@ class Packer:
             before = None
             if row is not None and row.path == entry.path:
                 before, row = row, next(rows, None)
-                if before.kind is Kind.DIRECTORY and entry.kind is not Kind.DIRECTORY:
-                    gone = entry.path  # what was below goes with it
             yield from self._entry(entry, before)
         while row is not None:
             gone = yield from self._gone(row, gone)
