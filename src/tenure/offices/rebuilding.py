@@ -126,7 +126,7 @@ class Rebuilding:
         await asyncio.to_thread(_put_aside, staged)
         await _tool("cp", "--archive", "--reflink=auto", str(image / "rootfs"), str(staged / "rootfs"))
         reach("rebuild.root")
-        await asyncio.to_thread(_carry, staged)
+        await asyncio.to_thread(carry, staged)
         reach("rebuild.carried")
         await _tool("rm", "--recursive", "--force", "--one-file-system", str(staged / OLD_ROOT))
         await volumes.set_limit(staged, record.limits.disk_bytes)
@@ -138,7 +138,8 @@ def _put_aside(staged: Path) -> None:
         (staged / "rootfs").rename(staged / OLD_ROOT)
 
 
-def _carry(staged: Path) -> None:
+def carry(staged: Path) -> None:
+    """Moves the work from the old root of a staged volume to its new one."""
     old, new = staged / OLD_ROOT, staged / "rootfs"
     for path in CARRIED:
         if _leads_straight(old, path) and _leads_straight(new, str(Path(path).parent)):
