@@ -30,7 +30,13 @@ def failure(stage: Stage, damage: str = "", code: str = "sandbox") -> Failure:
 
 
 def way(
-    first: Failure, *, host_sound: bool = True, candidates: int = 0, at_work: bool = False, **known: int
+    first: Failure,
+    *,
+    host_sound: bool = True,
+    candidates: int = 0,
+    at_work: bool = False,
+    replacements: int = 0,
+    episodes: int = 0,
 ) -> list[Step]:
     """All steps to the end when none helps."""
     steps: list[Step] = []
@@ -41,7 +47,8 @@ def way(
             host_sound=host_sound if Step.TEST in steps else None,
             candidates=candidates - steps.count(Step.RESTORE),
             at_work=at_work,
-            **known,
+            replacements=replacements,
+            episodes=episodes,
         )
         steps.append(next_step(case).step)
         assert len(steps) < 20, steps
