@@ -284,18 +284,26 @@ class Snapshots:
 
     async def _diff(self, agent: str, wanted: str, to: str | None, tables: bool) -> Diff:
         record = (await self._find_office(agent)).record
-        async with self._comparisons.cleared(record) as (then, now):
-            async with self._turns[agent]:
-                office = await self._find_office(agent)
-                before = await self._store.get(agent, wanted)
-                after = None if to is None else await self._store.get(agent, to)
-                await self._comparisons.clone(record, self._path(agent, before.id), then)
-                if after is not None:
-                    await self._comparisons.clone(record, self._path(agent, after.id), now)
-                else:
-                    async with office.still():
-                        await self._comparisons.clone(record, office.volume, now)
+        async with self._comparisons.cleared(record) as places:
+            cloning = asyncio.create_task(self._clone(agent, wanted, to, places))
+            try:
+                await asyncio.shield(cloning)
+            finally:
+                await asyncio.wait([cloning])  # else a clone would appear after the places were cleared
             return await self._comparisons.compare(record, tables=tables)
+
+    async def _clone(self, agent: str, wanted: str, to: str | None, places: tuple[Path, Path]) -> None:
+        """Both states to be compared: only for this long does anybody wait."""
+        async with self._turns[agent]:
+            office = await self._find_office(agent)
+            before = await self._store.get(agent, wanted)
+            after = None if to is None else await self._store.get(agent, to)
+            await self._comparisons.clone(office.record, self._path(agent, before.id), places[0])
+            if after is not None:
+                await self._comparisons.clone(office.record, self._path(agent, after.id), places[1])
+            else:
+                async with office.still():
+                    await self._comparisons.clone(office.record, office.volume, places[1])
 
     async def _end_comparison(self, agent: str) -> None:
         if (task := self._comparing.get(agent)) is not None:
