@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from tenure.errors import DoorError, InternalError, NotFound, SandboxDead, SandboxError, TenureError, VolumeError
+from tenure.errors import DoorError, NotFound, SandboxDead, SandboxError, TenureError, VolumeError
 from tenure.faultpoints import reach
 from tenure.offices import furnish, mending
 from tenure.offices.door.door import Door
@@ -203,7 +203,7 @@ class Boot:
     async def _check_database(self) -> None:
         damage = await asyncio.to_thread(mending.database_damage, self.office.volume)
         if damage:
-            raise InternalError(
+            raise VolumeError(
                 f"The database of {self.office.record.name} is damaged: {damage[0]}.",
                 hint="A snapshot has it as it was: `tenure snapshot list AGENT`.",
                 details={"evidence": {"damage": damage}},
