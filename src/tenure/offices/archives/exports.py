@@ -34,6 +34,8 @@ AT_ONCE_MAX = 8
 SCHEDULED_AT_ONCE_MAX = 2
 CHAIN_MAX = schedule.FULL_EVERY_MAX
 ERROR_CHARS_MAX = 500
+CLOSE_TIMEOUT_S = 15.0
+"""A server that ends does not wait longer for an S3 that is silent."""
 
 logger = logging.getLogger(__name__)
 
@@ -432,7 +434,10 @@ class Exports:
             made.stop()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, left = await asyncio.wait(set(self._tasks), timeout=CLOSE_TIMEOUT_S)
+            if left:
+                logger.warning("%d exports are left in the middle: S3 does not answer", len(left))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
