@@ -283,7 +283,7 @@ async def test_agents_are_made_listed_shown_slept_woken_and_deleted(cli: Cli) ->
     assert shown["limits"]["memory_mb"] == 2048
     assert shown["limits"]["disk_gb"] == 0.5
     assert shown["egress"] == ["pip", "apt", "example.org"]
-    assert (await cli("sleep", "b2")).out == "b2 is asleep.\n"
+    assert (await cli("sleep", "b2")).out == "b2 is stopped.\n"
     listed = (await cli("agent", "list", "--json")).json["agents"]
     assert {agent["name"]: agent["state"] for agent in listed} == {"analyst": "awake", "b2": "stopped"}
     assert (await cli("wake", "b2", "--json")).json["state"] == "awake"
