@@ -75,6 +75,12 @@ def test_each_failure_has_its_way_from_the_cheapest_step_to_a_person(first: Fail
     assert way(first, candidates=2) == [Step(step) for step in steps.split()]
 
 
+def test_a_volume_is_not_replaced_and_an_office_not_repaired_again_and_again() -> None:
+    tried = [Step.AGAIN, Step.MEND, Step.TEST, Step.ASK]
+    assert way(failure(Stage.PROBE), candidates=2, replacements=REPLACEMENTS_MAX) == tried
+    assert way(failure(Stage.PROBE), candidates=2, episodes=EPISODES_MAX + 1) == [Step.ASK]
+
+
 def test_a_volume_that_is_gone_is_brought_back_or_a_person_is_asked() -> None:
     gone = failure(Stage.LOCATE, code="not_found")
     assert next_step(Case(gone, candidates=1, has_volume=False)).step is Step.RESTORE
