@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +48,20 @@ steps:
         grep -q good word
         psql -qAtc "select word from words" | grep -q good
         curl -sf http://s3:9000/words/word | grep -q good
+"""
+DAMAGED = """
+name: damaged
+defaults: {retry: 0}
+steps:
+  - {id: row, sql: "create table words (word text); insert into words values ('good')"}
+  - {id: begin, needs: row, run: echo ready >> progress}
+  - {id: ready, needs: begin, put: {path: progress, bucket: words, name: word}, verify: {file: progress}}
+  - id: work
+    needs: ready
+    run: |
+      echo work-$TENURE_ATTEMPT >> progress
+      [ "$TENURE_ATTEMPT" != 1 ] || sleep 600
+      psql -qc "insert into words values ('work')"
 """
 BRANCHES = """
 name: branches
@@ -107,6 +125,26 @@ def test_rung_6_brings_back_files_rows_objects_and_journal_of_one_moment(live: L
     evidence = live.settings.snapshots_dir / agent.name / gone_back.data["before"] / "rootfs/home/agent"
     assert (evidence / "word").read_text() == "bad\n"
     assert (evidence / "progress").read_text().split() == ["ready", "spoil-1", "report-1"]
+    agent.delete()
+
+
+def test_an_office_that_boots_no_more_is_restored_under_its_run(live: Live) -> None:
+    """A restart does not bring back what is lost of it, the snapshot of the last verified step does."""
+    agent = live.agent("damaged")
+    run = agent.run("go on", playbook=DAMAGED)
+    until(lambda: progress(agent) == ["ready", "work-1"])
+    shutil.rmtree(live.settings.volumes_dir / agent.name / "objects")
+    for pid in live.sandbox_pids(agent.name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert run.wait(WAIT_S).state == "succeeded", run.question
+    rungs = step_of(run, "work").rungs
+    assert (rungs[-2:], set(rungs[:-2]) - {4, 5}) == ([5, 6], set()), rungs
+    assert progress(agent) == ["ready", "work-2"]
+    assert agent.sql("select word from words").rows == [["good"], ["work"]]
+    entered = [event.data for event in run.journal() if event.kind in ("rung_entered", "rung_done")]
+    assert all(event.get("reason") or event["evidence"] for event in entered)
+    assert agent.objects.get("words", "word") == b"ready\n"
     agent.delete()
 
 
