@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -19,9 +20,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tenure.archive_head import Head, new_id, put_in_order, read_head
-from tenure.errors import ArchiveError, TenureError
+from tenure.errors import ArchiveError, DiskFull, InvalidArgument, TenureError
 from tenure.export_keys import Key, new_key
 from tenure.offices.archives import members
+from tenure.offices.archives.arrival import Arrival
 from tenure.offices.archives.frames import write_frames
 from tenure.offices.archives.index import IndexWriter, Stand, read_stand
 from tenure.offices.archives.making import changed_since
@@ -673,6 +675,59 @@ def test_what_a_member_says_is_what_is_read(name: str, xattrs: dict[str, bytes],
     assert reader.next() == member
     assert b"".join(reader.content()) == b"content"
     assert reader.next() is None
+
+
+# --- this machine ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image with PostgreSQL 18, as `manifest_of` says."""
+    image = tmp_path / "image"
+    (image / "postgres").mkdir(parents=True)
+    (image / "postgres/PG_VERSION").write_text("18\n")
+    (image / "postgres/pg_hba.conf").write_text("of this machine")
+    return image
+
+
+def arrive(volume: Path, image: Path, data: bytes, check_egress: Callable[[Any], Any] = tuple) -> Arrival:
+    arrival = Arrival(volume, image, check_egress)
+    arrival.unpack([io.BytesIO(data).read], None)
+    return arrival
+
+
+def test_a_database_of_another_postgresql_is_told_before_anything_is_written(volume: Path, image: Path) -> None:
+    (image / "postgres/PG_VERSION").write_text("17\n")
+    with pytest.raises(ArchiveError, match="PostgreSQL 18, and here is PostgreSQL 17"):
+        arrive(volume, image, archive())
+    assert list(volume.iterdir()) == []
+
+
+def test_an_office_that_does_not_fit_is_told_before_anything_is_written(volume: Path, image: Path) -> None:
+    head = a_head()
+    manifest = to_bytes(replace(manifest_of(head), volume_bytes=2**60))
+    stream = [*document(MANIFEST, manifest), *document(JOURNAL, b""), *document(END, b'{"members": 0}'), members.END]
+    with pytest.raises(DiskFull, match="GB free"):
+        arrive(volume, image, b"".join(write_frames(stream, head, None)))
+    assert list(volume.iterdir()) == []
+
+
+def test_egress_that_is_not_known_here_is_refused_before_anything_is_written(volume: Path, image: Path) -> None:
+    def refuse(entries: list[str]) -> None:
+        raise InvalidArgument(f"There is no preset {entries}.")
+
+    with pytest.raises(InvalidArgument, match="pip"):
+        arrive(volume, image, archive(), refuse)
+    assert list(volume.iterdir()) == []
+
+
+def test_a_database_gets_the_configuration_of_this_machine(volume: Path, image: Path) -> None:
+    parent, evil = (
+        Member("postgres", Kind.DIRECTORY, 0o700, 1234, 1234),
+        Member("postgres/pg_hba.conf", Kind.FILE, size=4),
+    )
+    arrive(volume, image, archive(parent, evil, content=b"evil"))
+    found = volume / "postgres/pg_hba.conf"
+    assert found.read_text() == "of this machine"
+    assert (found.stat().st_uid, found.stat().st_mode & 0o777) == (1234, 0o600)
 
 
 # --- chains -----------------------------------------------------------------------------------------------------------------

@@ -149,10 +149,9 @@ def test_what_is_there_already_is_refused_before_anything_is_sent_or_made(
 
 def test_a_damaged_archive_leaves_nothing(exporting: Live, whole: Path, tmp_path: Path) -> None:
     data = bytearray(whole.read_bytes())
-    for name, wrong in (("short", bytes(data[: len(data) // 2])), ("cut", bytes(data[:-1]))):
-        (tmp_path / f"{name}.tenure").write_bytes(wrong)
-        with pytest.raises(ArchiveError):
-            exporting.tenure.agents.import_(tmp_path / f"{name}.tenure", name="damaged")
+    (tmp_path / "cut.tenure").write_bytes(data[:-1])
+    with pytest.raises(ArchiveError):
+        exporting.tenure.agents.import_(tmp_path / "cut.tenure", name="damaged")
     data[len(data) // 2] ^= 1
     (tmp_path / "flipped.tenure").write_bytes(data)
     with pytest.raises(ArchiveError):
