@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,6 +62,8 @@ with open("chain", "ab", buffering=0) as file:
 """
 SNAPSHOTS = 3
 WRITES_BETWEEN = 5
+UPLOADS = 48
+UPLOAD_STEP_S = 0.03
 WAIT_S = 60.0
 
 
@@ -168,6 +171,40 @@ def test_restore_brings_back_files_rows_and_objects_and_can_be_undone(agent: Age
     agent.snapshots.restore(done.before.id)
     assert words(agent) == {"second"}
     assert agent.snapshots.create().parent == done.before.id
+
+
+def test_an_object_stored_during_a_restore_is_in_the_new_office_or_the_old_one_or_refused(agent: Agent) -> None:
+    agent.objects.put("straddling", "first", "x")
+    target = agent.snapshots.create()
+    restored = threading.Event()
+
+    def upload(number: int) -> str | None:
+        def trickle() -> Iterator[bytes]:  # begins before the restore; they end one after another, during it and later
+            for _ in range(number) if number else itertools.count():
+                if restored.is_set():
+                    return
+                yield b"x"
+                time.sleep(UPLOAD_STEP_S)
+
+        try:
+            agent.objects.put("straddling", str(number), trickle())
+        except TenureError:
+            return None
+        return f"straddling/{number}"
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        uploads = [pool.submit(upload, number) for number in range(UPLOADS)]
+        wait_until(lambda: any(one.done() for one in uploads))
+        before = agent.snapshots.restore(target.id).before
+        restored.set()
+        agent.objects.put("straddling", "last", "x")
+        confirmed = {one.result(WAIT_S) for one in uploads} - {None}
+    now = {f"straddling/{item.name}" for item in agent.objects.list("straddling")}
+    entries = agent.snapshots.diff(before.id, tables=False).entries
+    then = {entry.path for entry in entries if (entry.kind, entry.change) == ("object", "removed")}
+    assert confirmed <= then | now
+    assert "straddling/0" not in confirmed
+    assert {"straddling/first", "straddling/last"} <= now
 
 
 def test_an_office_asleep_is_snapshotted_and_restored_asleep(agent: Agent) -> None:
