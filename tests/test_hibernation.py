@@ -35,9 +35,9 @@ BINDING = "generation 7"
 READY = "while [ ! -e /root/ready ]; do sleep 0.02; done"
 LEAK = "import time\na = []\nwhile True:\n    a.append(b'x' * 10_000_000)\n    time.sleep(0.05)"
 SERVER = """
-import asyncio, os, signal, sys
+import asyncio, os, signal, subprocess, sys
 from pathlib import Path
-from tenure.offices.sandboxes import images
+from tenure.offices.sandboxes import gvisor, images
 from tenure.offices.sandboxes.gvisor import GvisorDriver as Driver
 
 def die(*_, **__):
@@ -49,8 +49,13 @@ def dying(call):
         await call(*arguments)
     return called
 
+async def late(words, *, pass_fds, **_):
+    subprocess.Popen(["sh", "-c", 'sleep 0.3; exec "$@"', "-", *words], pass_fds=pass_fds)
+    die()
+
 def killed(stage):
     match stage:
+        case "late": gvisor.run_tool = late
         case "pausing": Driver._hold = dying(Driver._hold)
         case "paused": images.begin = die
         case "saving": Driver._save = dying(Driver._save)
@@ -62,7 +67,8 @@ def killed(stage):
 killed(sys.argv[5])
 asyncio.run(Driver(Path(sys.argv[1])).checkpoint(sys.argv[2], Path(sys.argv[3]), binding=sys.argv[4]))
 """
-"""A server that is killed at a stage of a checkpoint."""
+"""A server that is killed at a stage of a checkpoint; "late": runsc pauses when the server has been dead for a while."""
+LATE_S = 1.0
 COUNT = "cd $PROBE_NOTES; n=0; while :; do n=$((n+1)); echo $n > next; mv next count; sleep 0.02; done"
 
 
@@ -206,7 +212,7 @@ async def killed_over_a_checkpoint(bed: Bed, stage: str) -> None:
 async def test_a_server_killed_over_a_checkpoint_leaves_the_sandbox_or_its_image(bed: Bed) -> None:
     """Never both, so that no image is of processes that ran on; and what it left is no obstacle to the next."""
     office, driver = bed.office, bed.office.driver
-    for stage in ("pausing", "paused", "saving", "saved", "sealed", "published"):
+    for stage in ("late", "pausing", "paused", "saving", "saved", "sealed", "published"):
         await killed_over_a_checkpoint(bed, stage)
         last = bed.count()
         assert bed.image.exists() == (stage == "published")
@@ -217,8 +223,10 @@ async def test_a_server_killed_over_a_checkpoint_leaves_the_sandbox_or_its_image
         else:
             assert await driver.state(office.id) is SandboxState.PAUSED, stage
             await driver.resume(office.id)
+        if stage == "late":
+            await asyncio.sleep(LATE_S)
         assert await driver.state(office.id) is SandboxState.RUNNING, stage
-        await bed.counts_on(last)
+        await bed.counts_on(max(last, bed.count()))
     await office.drain()
     await bed.checkpoint()
     assert not bed.beside.exists()

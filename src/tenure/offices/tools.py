@@ -30,9 +30,11 @@ class ToolResult:
         return (self.stderr.strip() or self.stdout.strip())[-LAST_WORDS_CHARS:]
 
 
-async def run_tool(argv: Sequence[str | Path], *, timeout_s: float, raises: type[TenureError]) -> ToolResult:
-    """Runs `argv` to its end, whatever its exit code. Raises `SetupError` when the tool is missing, and `raises` when it
-    took longer than `timeout_s` (it is then killed). A cancelled caller kills the tool too."""
+async def run_tool(
+    argv: Sequence[str | Path], *, timeout_s: float, raises: type[TenureError], pass_fds: Sequence[int] = ()
+) -> ToolResult:
+    """Runs `argv`, which inherits `pass_fds`, to its end, whatever its exit code. Raises `SetupError` when the tool is missing,
+    and `raises` when it took longer than `timeout_s` (it is then killed). A cancelled caller kills the tool too."""
     words = [str(word) for word in argv]
     try:
         process = await asyncio.create_subprocess_exec(
@@ -42,6 +44,7 @@ async def run_tool(argv: Sequence[str | Path], *, timeout_s: float, raises: type
             stderr=asyncio.subprocess.PIPE,
             env=tool_environment(),
             limit=OUTPUT_BYTES_MAX,
+            pass_fds=pass_fds,
         )
     except FileNotFoundError as error:
         raise SetupError(f"The program {words[0]} is not installed.") from error

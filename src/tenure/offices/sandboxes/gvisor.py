@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ from tenure.offices.sandboxes.cgroups import Cgroup
 from tenure.offices.sandboxes.fit import fit_of
 from tenure.offices.sandboxes.images import Fit
 from tenure.offices.sandboxes.readonly import run_with_read_only
-from tenure.offices.tools import LAST_WORDS_CHARS, run_tool
+from tenure.offices.tools import LAST_WORDS_CHARS, ToolResult, run_tool
 
 START_TIMEOUT_S = 60.0
 STARTS_AT_ONCE_MAX = 4
@@ -208,31 +209,37 @@ class GvisorDriver(SandboxDriver):
             self._checkpointing.discard(sandbox_id)
 
     async def _hold(self, sandbox_id: str) -> None:
-        directory = self._directory(sandbox_id)
-        (directory / HELD).touch()
-        words = self._runsc(sandbox_id, "pause", _container_id(directory))
-        result = await run_tool(words, timeout_s=HOLD_TIMEOUT_S, raises=SandboxError)
+        result = await self._ask_held(sandbox_id, "pause", timeout_s=HOLD_TIMEOUT_S)
         if result.exit_code:
             raise SandboxError(f"The processes of {sandbox_id} cannot be held still: {_first_words(result.stderr)}")
 
     async def _let_go(self, sandbox_id: str, *, timeout_s: float = LET_GO_TIMEOUT_S) -> None:
-        directory = self._directory(sandbox_id)
-        if not await _wait_until(lambda: not _has_tools(directory), timeout_s):  # of a server that died: it pauses yet
-            raise SandboxError(
-                f"A checkpoint of {sandbox_id} that a dead server began is not over after {timeout_s:.0f} s."
-            )
-        words = self._runsc(sandbox_id, "resume", _container_id(directory))
-        result = await run_tool(words, timeout_s=timeout_s, raises=SandboxError)
+        result = await self._ask_held(sandbox_id, "resume", timeout_s=timeout_s)
         if result.exit_code and NOT_HELD not in result.stderr:
             raise SandboxError(f"The processes of {sandbox_id} cannot be let go: {_first_words(result.stderr)}")
-        (directory / HELD).unlink(missing_ok=True)
+        (self._directory(sandbox_id) / HELD).unlink(missing_ok=True)
 
     async def _save(self, sandbox_id: str, partial: Path) -> None:
-        words = self._runsc(sandbox_id, "checkpoint", "--leave-running", "--compression=none")
-        words += ["--image-path", str(partial), _container_id(self._directory(sandbox_id))]
-        result = await run_tool(words, timeout_s=CHECKPOINT_TIMEOUT_S, raises=SandboxError)
+        words = ("checkpoint", "--leave-running", "--compression=none", "--image-path", str(partial))
+        result = await self._ask_held(sandbox_id, *words, timeout_s=CHECKPOINT_TIMEOUT_S)
         if result.exit_code:
             raise SandboxError(f"The memory of {sandbox_id} cannot be saved: {_first_words(result.stderr)}")
+
+    async def _ask_held(self, sandbox_id: str, *words: str, timeout_s: float) -> ToolResult:
+        """Runs a command of runsc on a sandbox that is marked as held. Each has the mark locked until it ends, so that one which
+        a dead server left at work is over first: its `pause` after our `resume` would be for ever."""
+        directory = self._directory(sandbox_id)
+        try:
+            mark = os.open(directory / HELD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SandboxError(f"The sandbox {sandbox_id} is gone: {error}.") from error
+        try:
+            if not await _wait_until(lambda: _try_lock(mark), timeout_s):
+                raise SandboxError(f"What a dead server began with {sandbox_id} is not over after {timeout_s:.0f} s.")
+            command = self._runsc(sandbox_id, *words, _container_id(directory))
+            return await run_tool(command, timeout_s=timeout_s, raises=SandboxError, pass_fds=(mark,))
+        finally:
+            os.close(mark)
 
     async def _give_up(self, sandbox_id: str, image: Path, error: BaseException) -> None:
         """Lets the sandbox run on as if nothing had been tried. Raises `SandboxError` for what is not a cancellation."""
@@ -368,18 +375,12 @@ def _spare_the_runtime(cgroup: Cgroup) -> None:
                 Path(f"/proc/{pid}/oom_score_adj").write_text("0")
 
 
-def _has_tools(directory: Path) -> bool:
-    """Whether a `runsc` command is at work on the sandbox; its own processes have other names."""
-    root = b"\0" + os.fsencode(directory / "runsc") + b"\0"
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if (
-                entry.name.isdigit()
-                and (words := (entry / "cmdline").read_bytes()).startswith(b"runsc\0")
-                and root in words
-            ):
-                return True
-    return False
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _started_with(directory: Path, binding: str) -> tuple[Fit, bool]:
