@@ -227,8 +227,8 @@ class Offices(Protocol):
         ...
 
     async def create(self, name: str, limits: LimitsWanted, egress: Sequence[str], *, asleep: bool = False) -> Office:
-        """A new office, awake unless it is to be asleep. Raises `InvalidName`, `InvalidArgument` (unknown preset, malformed domain),
-        `AlreadyExists`, `DiskFull`, `SandboxError`."""
+        """A new office, awake unless it is to be asleep. Raises `InvalidName`, `InvalidArgument` (unknown preset, malformed
+        domain), `AlreadyExists`, `DiskFull`, `SandboxError`."""
         ...
 
     async def need(self, name: str) -> None:
