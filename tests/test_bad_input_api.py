@@ -286,6 +286,7 @@ class Target:
         self.runner = asyncio.Runner()
         gateway = Gateway(FakeSshKeys(), Passes(TOKENS.owner))
         offices = FakeOffices()
+        exports = exports_of(offices)
         services = Services(
             Settings(home=Path("/nonexistent")),
             offices,
@@ -293,7 +294,8 @@ class Target:
             FakeInbox(),
             datetime.now(UTC),
             gateway,
-            exports_of(offices),
+            exports,
+            exports,
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

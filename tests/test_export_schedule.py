@@ -24,8 +24,9 @@ from tenure.errors import InvalidArgument, NotFound, StorageError, TenureError
 from tenure.export_keys import new_key
 from tenure.offices.archives import s3 as s3_places
 from tenure.offices.archives import schedule
-from tenure.offices.archives.exports import Exports, Wanted
+from tenure.offices.archives.exports import Exports
 from tenure.offices.archives.schedule import ExportRecord, ScheduleRecord, after_failure, after_success
+from tenure.offices.archives.schedules import Wanted
 from tenure.offices.archives.store import ExportStore
 from tenure.offices.archives.unpack import Unpacker
 from tenure.offices.models import Limits, OfficeRecord
@@ -137,7 +138,7 @@ class Stage:
 
     async def pass_(self, **period: float) -> None:
         self.now[0] += timedelta(**period)
-        await self.exports.run_due()
+        await self.exports.schedules.run_due()
         await self.exports.settled()
 
     async def states(self) -> list[str]:
@@ -200,7 +201,7 @@ async def stage(control_database: ControlDatabase, s3: S3, tmp_path: Path) -> As
         offices: Any = SimpleNamespace(office=find)
         store, inbox = ExportStore(control_database), Inbox(control_database)
         history = CarriedRuns(control_database)
-        return Exports(store, parts, offices, history, inbox, tmp_path / "image", now=lambda: now[0])
+        return Exports(store, parts, offices, history, inbox, now=lambda: now[0])
 
     made_ = Stage(make(), ExportStore(control_database), Inbox(control_database), office, s3, now, tmp_path)
     made_.restart = make  # type: ignore[attr-defined]
@@ -209,7 +210,7 @@ async def stage(control_database: ControlDatabase, s3: S3, tmp_path: Path) -> As
 
 
 async def test_a_copy_is_made_at_once_and_then_whenever_it_is_due(stage: Stage) -> None:
-    await stage.exports.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
+    await stage.exports.schedules.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
     await stage.pass_()
     assert len(stage.s3.copies) == 1
     await stage.pass_(minutes=59)
@@ -220,13 +221,13 @@ async def test_a_copy_is_made_at_once_and_then_whenever_it_is_due(stage: Stage) 
     assert (stage.chain_of_last("lost") / "rootfs/word").read_text() == "second"
     await stage.pass_(hours=10)  # the machine slept: one is made, not ten
     assert len(stage.s3.copies) == 3
-    await stage.exports.stop("analyst")
+    await stage.exports.schedules.stop("analyst")
     await stage.pass_(hours=10)
     assert len(stage.s3.copies) == 3
 
 
 async def test_chains_are_whole_and_old_ones_go(stage: Stage) -> None:
-    await stage.exports.keep("analyst", Wanted("s3://copies/kept/", HOUR_S, None, 3, 2))
+    await stage.exports.schedules.keep("analyst", Wanted("s3://copies/kept/", HOUR_S, None, 3, 2))
     for number in range(10):
         (stage.office.volume / f"rootfs/{number}").write_text("x")
         await stage.pass_(hours=1)
@@ -239,7 +240,7 @@ async def test_chains_are_whole_and_old_ones_go(stage: Stage) -> None:
 
 
 async def test_a_schedule_survives_its_server(stage: Stage) -> None:
-    await stage.exports.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
+    await stage.exports.schedules.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
     await stage.pass_()
     stage.exports = stage.restart()  # type: ignore[attr-defined]
     await stage.exports.tidy()
@@ -249,7 +250,7 @@ async def test_a_schedule_survives_its_server(stage: Stage) -> None:
 
 
 async def test_an_s3_that_is_away_is_tried_again_and_a_person_is_told_once(stage: Stage) -> None:
-    await stage.exports.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
+    await stage.exports.schedules.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
     await stage.pass_()
     stage.s3.broken = True
     await stage.pass_(hours=1)
@@ -257,7 +258,7 @@ async def test_an_s3_that_is_away_is_tried_again_and_a_person_is_told_once(stage
         await stage.pass_(minutes=minutes - 0.1)
         await stage.pass_(minutes=0.1)
     assert await stage.states() == ["done", *["failed"] * 5]
-    kept = await stage.exports.schedule_of("analyst")
+    kept = await stage.exports.schedules.of("analyst")
     assert kept is not None
     assert (kept.failures, "503" in str(kept.last_error)) == (5, True)
     [message] = await stage.inbox.list()
@@ -266,7 +267,7 @@ async def test_an_s3_that_is_away_is_tried_again_and_a_person_is_told_once(stage
     assert stage.s3.environment["AWS_SECRET_ACCESS_KEY"] not in message.body
     stage.s3.broken = False
     await stage.pass_(hours=1)
-    kept = await stage.exports.schedule_of("analyst")
+    kept = await stage.exports.schedules.of("analyst")
     assert kept is not None
     assert (kept.failures, kept.last_error) == (0, None)
     assert (await stage.store.scheduled_of("analyst"))[-1].base is not None  # the chain goes on
@@ -274,7 +275,7 @@ async def test_an_s3_that_is_away_is_tried_again_and_a_person_is_told_once(stage
 
 
 async def test_what_a_dead_server_was_making_is_no_copy(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    await stage.exports.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
+    await stage.exports.schedules.keep("analyst", Wanted("s3://copies/kept", HOUR_S))
     real_done = ExportStore.done
 
     async def never(*_: object) -> None:
@@ -299,26 +300,26 @@ async def test_what_a_dead_server_was_making_is_no_copy(stage: Stage, monkeypatc
 
 async def test_with_a_key_the_copies_are_encrypted_and_the_key_is_in_no_row(stage: Stage) -> None:
     key = new_key()
-    await stage.exports.keep("analyst", Wanted("s3://copies/kept", HOUR_S, key))
+    await stage.exports.schedules.keep("analyst", Wanted("s3://copies/kept", HOUR_S, key))
     await stage.pass_()
     [data] = stage.s3.copies.values()
     assert read_head(_reader(data)).key_id == key.id
     assert b"rootfs" not in data
-    shown = json.dumps([vars(await stage.exports.schedule_of("analyst"))], default=str)
+    shown = json.dumps([vars(await stage.exports.schedules.of("analyst"))], default=str)
     assert key.text not in shown
 
 
 async def test_a_place_that_cannot_be_reached_is_refused_at_once(stage: Stage) -> None:
     for bad in ("/var/backups", "s3://", "s3://UPPER/x", "s3://copies/../x"):
         with pytest.raises(InvalidArgument):
-            await stage.exports.keep("analyst", Wanted(bad, HOUR_S))
+            await stage.exports.schedules.keep("analyst", Wanted(bad, HOUR_S))
     with pytest.raises(InvalidArgument):
-        await stage.exports.keep("analyst", Wanted("s3://copies/x", 1.0))
+        await stage.exports.schedules.keep("analyst", Wanted("s3://copies/x", 1.0))
     with pytest.raises(TenureError):
-        await stage.exports.keep("analyst", Wanted("s3://nobucket/x", HOUR_S))
+        await stage.exports.schedules.keep("analyst", Wanted("s3://nobucket/x", HOUR_S))
     with pytest.raises(NotFound):
-        await stage.exports.keep("nobody", Wanted("s3://copies/x", HOUR_S))
-    assert await stage.exports.schedule_of("analyst") is None
+        await stage.exports.schedules.keep("nobody", Wanted("s3://copies/x", HOUR_S))
+    assert await stage.exports.schedules.of("analyst") is None
 
 
 def test_credentials_come_of_the_environment_or_of_a_profile(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
 from tenure.offices.archives.exports import Exports
+from tenure.offices.archives.imports import Imports
 from tenure.offices.archives.store import ExportStore
 from tenure.offices.care import Care
 from tenure.offices.history import History
@@ -100,8 +101,13 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             offices,
             CarriedRuns(database),
             inbox,
+        )
+        imports = Imports(
+            parts,
+            offices,
+            CarriedRuns(database),
             current_image(settings).path,
-            check_egress=lambda entries: check_entries(entries, clients.presets),
+            lambda entries: check_entries(entries, clients.presets),
         )
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
@@ -113,6 +119,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             started_at=datetime.now(UTC),
             gateway=Gateway(keys, Passes(ground.tokens.owner), public_text(host_key), ground.ssh_problem, ssh.hang_up),
             exports=exports,
+            imports=imports,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -126,7 +133,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         await exports.tidy()
         chores = [
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
-            Chore("exporting by schedule", EXPORTS_EVERY_S, exports.run_due),
+            Chore("exporting by schedule", EXPORTS_EVERY_S, exports.schedules.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
             Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
         ]

@@ -179,17 +179,31 @@ class Snapshots(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Values with the attributes of `wire.ExportSchedule`."""
+
+    async def of(self, agent: str) -> Any:
+        """None when there is none."""
+        ...
+
+    async def keep(self, agent: str, wanted: Any) -> Any:
+        """`wanted` is a `tenure.offices.archives.schedules.Wanted`. Raises `InvalidArgument`, `StorageError`."""
+        ...
+
+    async def stop(self, agent: str) -> None:
+        """Raises `NotFound` when there is no schedule."""
+
+
 class Exports(Protocol):
-    """Values with the attributes of `wire.Export`, `wire.ExportSchedule`, `wire.Imported`."""
+    """Values with the attributes of `wire.Export`."""
 
     async def list(self, agent: str) -> Sequence[Any]:
         """The oldest first."""
         ...
 
     async def get(self, agent: str, export_id: str) -> Any: ...
-    async def schedule_of(self, agent: str) -> Any:
-        """None when there is none."""
-        ...
+    @property
+    def schedules(self) -> Schedules: ...
 
     async def send(
         self, agent: str, *, since: str | None = None, key: Key | None = None
@@ -201,12 +215,9 @@ class Exports(Protocol):
         """Begins an export to S3. Raises `InvalidArgument` for an address that is none."""
         ...
 
-    async def keep(self, agent: str, wanted: Any) -> Any:
-        """`wanted` has the attributes of `wire.ExportScheduleRequest`. Raises `InvalidArgument`, `StorageError`."""
-        ...
 
-    async def stop(self, agent: str) -> None:
-        """Raises `NotFound` when there is no schedule."""
+class Imports(Protocol):
+    """Values with the attributes of `wire.Imported`."""
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes]) -> Any:
         """A new agent of the archives in a body. Raises `InvalidName`, `AlreadyExists`, `ArchiveError`, `DiskFull`."""
@@ -447,6 +458,7 @@ class Services:
     started_at: datetime
     gateway: Gateway
     exports: Exports
+    imports: Imports
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

@@ -19,12 +19,13 @@ PIECES = (b"not an archive: ", b"of a fake")
 
 @dataclass
 class FakeExports:
-    """See `tenure.server.services.Exports`. `need` raises `NotFound` for an agent that is not there; `create` makes one."""
+    """See `tenure.server.services.Exports`, `Schedules` and `Imports`: it is all of them.
+    `need` raises `NotFound` for an agent that is not there; `create` makes one."""
 
     need: Callable[[str], Awaitable[None]]
     create: Callable[[str], Awaitable[Any]]
     made: dict[str, list[wire.Export]] = field(default_factory=dict[str, list[wire.Export]])
-    schedules: dict[str, wire.ExportSchedule] = field(default_factory=dict[str, wire.ExportSchedule])
+    kept: dict[str, wire.ExportSchedule] = field(default_factory=dict[str, wire.ExportSchedule])
     breaks: bool = False
     """Whether what is sent ends in the middle."""
 
@@ -38,9 +39,13 @@ class FakeExports:
                 return one
         raise NotFound(f"{agent} has no export {export_id!r}.")
 
-    async def schedule_of(self, agent: str) -> wire.ExportSchedule | None:
+    @property
+    def schedules(self) -> FakeExports:
+        return self
+
+    async def of(self, agent: str) -> wire.ExportSchedule | None:
         await self.need(agent)
-        return self.schedules.get(agent)
+        return self.kept.get(agent)
 
     async def _make(self, agent: str, to: str, since: str | None, key: Key | None, state: str) -> wire.Export:
         await self.need(agent)
@@ -77,7 +82,7 @@ class FakeExports:
 
     async def keep(self, agent: str, wanted: Any) -> wire.ExportSchedule:
         await self.need(agent)
-        self.schedules[agent] = wire.ExportSchedule(
+        self.kept[agent] = wire.ExportSchedule(
             agent=agent,
             destination=wanted.destination,
             every_s=wanted.every_s,
@@ -86,11 +91,11 @@ class FakeExports:
             key_id=wanted.key.id if wanted.key else None,
             next_at=datetime.now(UTC),
         )
-        return self.schedules[agent]
+        return self.kept[agent]
 
     async def stop(self, agent: str) -> None:
         await self.need(agent)
-        if self.schedules.pop(agent, None) is None:
+        if self.kept.pop(agent, None) is None:
             raise NotFound(f"{agent} has no schedule of exports.")
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes]) -> Any:

@@ -10,10 +10,11 @@ import threading
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tenure
 from tenure.archive_head import Head
-from tenure.errors import Conflict, NotFound
+from tenure.errors import Conflict, NotFound, TenureError
 from tenure.export_keys import Key
 from tenure.faultpoints import reach
 from tenure.offices.archives.frames import write_frames
@@ -26,6 +27,7 @@ from tenure.offices.volumes.base import VolumeDriver
 from tenure.settings import Settings
 
 PG_VERSION_BYTES_MAX = 32
+ERROR_CHARS_MAX = 500
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,24 @@ def postgres_version(data_dir: Path) -> str:
         return ""
     with os.fdopen(descriptor, "rb") as file:
         return file.read(PG_VERSION_BYTES_MAX).decode("ascii", "replace").strip()
+
+
+async def ended(task: asyncio.Future[Any]) -> None:
+    """Returns when it is over, however often the caller is cancelled meanwhile (a server does so again and again)."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        task.result()
+
+
+def reason_of(error: BaseException) -> str:
+    """What a row says of an export that failed."""
+    if isinstance(error, TenureError):
+        return error.message[:ERROR_CHARS_MAX]
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "It was broken off."
+    return f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
 
 
 async def sweep(volumes: VolumeDriver, directory: Path) -> None:

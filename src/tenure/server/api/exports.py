@@ -18,7 +18,7 @@ from tenure.errors import TenureError
 from tenure.export_keys import Key, parse_key
 from tenure.identity.authorize import Resource
 from tenure.names import check_name
-from tenure.offices.archives.exports import Wanted
+from tenure.offices.archives.schedules import Wanted
 from tenure.server.access import AgentName, Has, of_agent, requires
 from tenure.server.checks import check_id
 from tenure.server.failures import payload_bytes
@@ -80,7 +80,7 @@ async def start_export(name: AgentName, body: wire.ExportToRequest, has: Has) ->
 )
 async def list_exports(name: AgentName, has: Has) -> Any:
     """The oldest first, and the schedule, if there is one."""
-    return {"exports": await has.exports.list(name), "schedule": await has.exports.schedule_of(name)}
+    return {"exports": await has.exports.list(name), "schedule": await has.exports.schedules.of(name)}
 
 
 @router.put(
@@ -91,7 +91,7 @@ async def list_exports(name: AgentName, has: Has) -> Any:
 async def keep_exporting(name: AgentName, body: wire.ExportScheduleRequest, has: Has) -> Any:
     """From now on the server keeps a copy of the office in S3, made anew every so often; the first at once."""
     wanted = Wanted(body.to, body.every_s, _key(body.key), body.full_every, body.chains_kept)
-    return await has.exports.keep(name, wanted)
+    return await has.exports.schedules.keep(name, wanted)
 
 
 @router.delete(
@@ -99,7 +99,7 @@ async def keep_exporting(name: AgentName, body: wire.ExportScheduleRequest, has:
 )
 async def stop_exporting(name: AgentName, has: Has) -> None:
     """Ends the schedule; what was made stays where it is."""
-    await has.exports.stop(name)
+    await has.exports.schedules.stop(name)
 
 
 @router.get(
@@ -120,7 +120,7 @@ async def import_agent(name: str, request: Request, has: Has) -> Any:
     """Makes a new agent, asleep, of archives: `u32` length and JSON `{"key", "count"}`, then for each archive `u64` length and
     its bytes; the whole one first. All of it, or nothing."""
     try:
-        return await has.exports.receive(check_name(name), request.stream())
+        return await has.imports.receive(check_name(name), request.stream())
     except TenureError as error:
         # The rest of the body, which may be large, is not worth reading.
         headers = {"connection": "close"}
@@ -135,4 +135,4 @@ async def import_agent(name: str, request: Request, has: Has) -> Any:
 )
 async def import_from_s3(body: wire.FetchRequest, has: Has) -> Any:
     """Makes a new agent, asleep, of archives in S3, which the server reads."""
-    return await has.exports.fetch(body.sources, body.name, _key(body.key))
+    return await has.imports.fetch(body.sources, body.name, _key(body.key))
