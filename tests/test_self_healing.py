@@ -16,7 +16,10 @@ from fixtures.killer import Killer
 from fixtures.live import Live, is_running
 from fixtures.waiting import wait_until
 from tenure.client import Agent
+from tenure.client.endpoint import Endpoint
+from tenure.client.hands import HttpHands
 from tenure.errors import InternalError, OfficeBroken, ServerUnreachable, TenureError
+from tenure.work.hands import Command, CommandState
 
 Ruin = Callable[[Path], object]
 PATIENCE_S = 240.0
@@ -144,11 +147,14 @@ def test_a_ruined_root_is_mended_and_no_work_is_lost(live: Live, agent: Agent, r
     assert agent.exec("test -x /usr/sbin/sshd && id -un && python3 -c 'print(1)'").stdout == "agent\n1\n"
 
 
-def test_jobs_run_where_their_spool_was_ruined(live: Live, agent: Agent) -> None:
+async def test_jobs_run_where_their_spool_was_ruined(live: Live, agent: Agent) -> None:
     agent.sleep()
     spool_is_a_file(volume_of(live, agent) / "rootfs")
-    agent.wake()
-    assert agent.exec("echo door").stdout == "door\n"
+    hands = HttpHands(Endpoint.find(live.settings))
+    status = await hands.start_command(agent.name, "after", Command("echo job"))
+    while status.state is CommandState.RUNNING:
+        status = await hands.command_status(agent.name, "after", wait_s=5)
+    assert (status.state, status.output) == (CommandState.EXITED, "job\n")
 
 
 # --- the database ----------------------------------------------------------------------------------------------------------

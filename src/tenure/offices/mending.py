@@ -16,7 +16,7 @@ from pathlib import Path
 from tenure.errors import VolumeError
 from tenure.offices.clones import OFFICE_FILE, OFFICE_FILE_BYTES_MAX, renew_generation, write_office_file
 from tenure.offices.models import OfficeRecord
-from tenure.offices.rootfs import facts_of, lend_file, make_directory, read_file
+from tenure.offices.rootfs import facts_of, lend_file, make_directory, read_file, remove_file
 from tenure.offices.tools import tool_environment
 from tenure.postgres.process import PID_FILE, find_postmaster
 from tenure.settings import Settings
@@ -37,6 +37,7 @@ ESSENTIAL = (
 """Looked at before each boot, so few. Of users, `agent` is looked for, too."""
 DIRECTORIES = ("home/agent", "root", "run", "tmp", "var/lib/tenure", "var/tmp")
 """Of the agent's own content nothing is lent, but where it goes is."""
+SPOOL = "var/lib/tenure"
 LOST_MANY = 3
 """So many of `ESSENTIAL` are not lost by one mistake: then every file of the image is looked at."""
 LENT = ("usr", "etc", "var/lib/dpkg")
@@ -80,7 +81,11 @@ def lend(settings: Settings, record: OfficeRecord, volume: Path) -> tuple[list[s
         if len(lost) >= LOST_MANY:
             lent += lend_missing(root, image)
         for path in DIRECTORIES:
-            if facts_of(root, path) is None and (image / path).is_dir():
+            found = facts_of(root, path)
+            if path == SPOOL and found is not None and not stat.S_ISDIR(found.st_mode):
+                remove_file(root, path)  # nobody's but ours, and jobs cannot run without
+                found = None
+            if found is None and (image / path).is_dir():
                 _make_directory(root, image, path)
                 lent.append(f"{path}/ was missing")
         for path in lost:
