@@ -221,6 +221,9 @@ def test_a_database_used_while_its_office_sleeps_rests_too(live: Live) -> None:
     assert pid_file.exists()
     assert state(agent) == "stopped"
     wait_until(lambda: not pid_file.exists(), "the database is not stopped")
+    assert agent.sql("SELECT 1").rows == [[1]]
+    agent.sleep()
+    assert not pid_file.exists()
     agent.delete()
 
 

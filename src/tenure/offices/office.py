@@ -335,6 +335,8 @@ class Office:
     async def _rest(self, wanted: Tier) -> None:
         tier = await self.tier()
         if wanted.depth <= tier.depth and not (wanted is Tier.STOPPED and self._broken):
+            if tier in (Tier.HIBERNATED, Tier.STOPPED):  # somebody may have used its data meanwhile
+                await self.database.stop()
             return
         if wanted is Tier.PAUSED:
             await self._parts.sandboxes.pause(self.record.name)
