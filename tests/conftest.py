@@ -6,6 +6,7 @@ Tests of pure code need none of this and run on any machine. See `homes.py` for 
 from __future__ import annotations
 
 import os
+import signal
 import secrets
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from homes import make_home, remove_abandoned_homes, remove_home
 from tenure.settings import Settings
 from tenure.setup import Image, current_image, install
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored, and so it would be by every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("fixtures.database", "fixtures.workers", "fixtures.live", "fixtures.killer", "fixtures.stage")
 

@@ -20,12 +20,16 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line (`sys.argv` by default) and returns its exit code, see docs/exit-codes.md."""
+    import signal
     import sys
 
     from tenure.cli.failures import guarded
 
     words = sys.argv[1:] if argv is None else argv
-    return guarded(words, lambda: _run(words))
+    code = guarded(words, lambda: _run(words))
+    if argv is None:  # one more Ctrl-C while the interpreter ends must not take the exit code's place
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 def _run(words: list[str]) -> int:
