@@ -6,8 +6,8 @@ Tests of pure code need none of this and run on any machine. See `homes.py` for 
 from __future__ import annotations
 
 import os
-import signal
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
