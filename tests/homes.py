@@ -64,6 +64,7 @@ def unmount_pool(home: Path) -> None:
 
 
 def _remove_own_pool(home: Path) -> None:
+    _stop_processes(Settings(home=home))  # a server and sandboxes of a test that was killed
     unmount_pool(home)
     shutil.rmtree(home)
 
@@ -74,12 +75,17 @@ def make_home(shared: Settings, home: Path) -> tuple[Settings, IO[str]]:
     lock = (home / ".in-use").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     settings = Settings(home=home, port=free_port(), ssh_port=free_port())
-    for part in SHARED_PARTS:
-        (home / part).symlink_to(shared.home / part)
+    share_parts(shared.home, settings)
     for directory in (settings.volumes_dir, settings.snapshots_dir, settings.run_dir, settings.logs_dir):
         directory.mkdir(parents=True)
     settings.images_dir.symlink_to(shared.images_dir)
     return settings, lock
+
+
+def share_parts(shared_home: Path, settings: Settings) -> None:
+    """Gives a home what the shared one has outside of its pool."""
+    for part in SHARED_PARTS:
+        (settings.home / part).symlink_to(shared_home / part)
 
 
 def remove_abandoned_homes(homes: Path) -> None:

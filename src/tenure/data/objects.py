@@ -179,7 +179,7 @@ class ObjectStore:
         """Not an error when it exists."""
         directory = self._root / check_name(bucket, "bucket")
         async with self._gate.passing():
-            await self._run(directory.mkdir, 0o755, True, True)
+            await self._run(self._make, directory)
 
     async def delete_bucket(self, bucket: str) -> None:
         """Raises `NotFound`, `Conflict` when it holds objects."""
@@ -218,12 +218,23 @@ class ObjectStore:
         return size, digest.hexdigest()
 
     # --- files ------------------------------------------------------------------------------------------------------
+    def _make(self, directory: Path) -> None:
+        """Of `_root`, which may be missing, but never what that lies in: below the mount point of a pool that is not mounted
+        nobody would find what is stored. Raises `VolumeError`."""
+        try:
+            self._root.mkdir(mode=0o755, exist_ok=True)
+        except FileNotFoundError:
+            raise VolumeError(
+                f"There is no office at {self._root.parent} now.", hint="Is the pool mounted? `tenure doctor` says."
+            ) from None
+        directory.mkdir(mode=0o755, exist_ok=True)
+
     def _target(self, bucket: str, name: str) -> Path:
         return self._root / check_name(bucket, "bucket") / hashlib.sha256(check_object_name(name)).hexdigest()
 
     def _incoming(self) -> Path:
         directory = self._root / INCOMING
-        directory.mkdir(parents=True, exist_ok=True)
+        self._make(directory)
         if not self._swept:
             self._swept = True
             old = time.time() - INCOMING_AGE_MAX_S

@@ -233,16 +233,7 @@ class Boot:
         return True
 
     async def _open_door(self) -> None:
-        """Waits for `officed` to dial, but not for one whose sandbox ended."""
-        door, sandbox_id = self.office.door, self.office.spec().id
-        waiting = asyncio.create_task(door.wait_open(DEADLINES_S[Stage.DOOR]))
-        try:
-            while not (await asyncio.wait([waiting], timeout=DEATH_POLL_S))[0]:
-                if await self.sandboxes.state(sandbox_id) is SandboxState.DEAD:
-                    raise SandboxDead(f"The sandbox of {self.office.record.name} ended before its door opened.")
-            await waiting
-        finally:
-            waiting.cancel()
+        await door_of(self.office, self.sandboxes, DEADLINES_S[Stage.DOOR])
 
     async def _probe(self) -> None:
         office = self.office
@@ -259,6 +250,18 @@ class Boot:
                 f"A shell in the office of {office.record.name} ends with exit code {done.exit_code}.",
                 details={"evidence": {"stderr": done.stderr[-EVIDENCE_CHARS_MAX:].decode("utf-8", "replace")}},
             )
+
+
+async def door_of(office: Bootable, sandboxes: SandboxDriver, timeout_s: float) -> None:
+    """Waits for `officed` to dial. Raises `DoorClosed` when it does not, and at once `SandboxDead` when its sandbox ends."""
+    waiting = asyncio.create_task(office.door.wait_open(timeout_s))
+    try:
+        while not (await asyncio.wait([waiting], timeout=DEATH_POLL_S))[0]:
+            if await sandboxes.state(office.spec().id) is SandboxState.DEAD:
+                raise SandboxDead(f"The sandbox of {office.record.name} ended before its door opened.")
+        await waiting
+    finally:
+        waiting.cancel()
 
 
 def _names(directory: Path) -> list[str]:

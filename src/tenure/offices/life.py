@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,18 +86,19 @@ class Offices:
         await self._care.healer.load()
         for record in await self._store.all(with_deleting=True):
             office = self._hold(record)
-            try:
-                await self._care.trials.tidy(record)
-                if record.stage == "creating":
-                    await self._create_again(office)
-                elif record.stage == "deleting":
-                    await self._demolish(office)
-                else:
-                    await office.adopt()
-                    await self.snapshots.tidy(record)
-            except TenureError as error:
-                logger.warning("adopting %s: %s", record.name, error)
-                office.log.write("office", f"not adopted: {error.message}")
+            steps: list[Callable[[], Awaitable[None]]] = [partial(self._care.trials.tidy, record)]
+            if record.stage == "creating":
+                steps.append(partial(self._create_again, office))
+            elif record.stage == "deleting":
+                steps.append(partial(self._demolish, office))
+            else:
+                steps += [office.adopt, partial(self.snapshots.tidy, record)]
+            for step in steps:  # one that cannot be adopted has leftovers all the same
+                try:
+                    await step()
+                except TenureError as error:
+                    logger.warning("adopting %s: %s", record.name, error)
+                    office.log.write("office", f"not adopted: {error.message}")
         await self._care.rebuilder.resume()
         self._parts.spares.replenish(self._image.path)
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
-from tenure.errors import Conflict, DoorClosed, NotFound, SandboxError, TenureError
-from tenure.offices.boot import Boot, Note, StartFromImage
+from tenure.errors import Conflict, DoorClosed, NotFound, SandboxDead, SandboxError, TenureError
+from tenure.offices.boot import Boot, Note, StartFromImage, door_of
 from tenure.offices.clones import Clones, write_office_file
 from tenure.offices.door.door import Door, Drained
 from tenure.offices.log import office_log
@@ -274,7 +274,7 @@ class Office:
     async def _adopt(self) -> None:
         """A sandbox that outlived its server: open the doorway under it, and it dials in."""
         await self.listen()
-        await self.door.wait_open(ADOPT_TIMEOUT_S)
+        await door_of(self, self._parts.sandboxes, ADOPT_TIMEOUT_S)
         self.log.write("office", "adopted: it went on while no server ran")
 
     async def adopt(self) -> None:
@@ -288,7 +288,11 @@ class Office:
                 state = SandboxState.RUNNING
             if state is SandboxState.RUNNING:
                 await self._memory.discard()  # of which it was started: spent
-                await self._adopt()
+                try:
+                    await self._adopt()
+                except SandboxDead:  # killed while it was frozen, it ended when it was thawed
+                    await self._parts.sandboxes.stop(self.record.name, grace_s=0)
+                    await self._close_doorway()
             elif state is not SandboxState.ABSENT:
                 await self._parts.sandboxes.stop(self.record.name, grace_s=0)
 

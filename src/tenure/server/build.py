@@ -58,6 +58,7 @@ from tenure.work.runs import Runs
 LIMITS_EVERY_S = 2.0
 EXPORTS_EVERY_S = 5.0
 REST_EVERY_S = 1.0
+POOL_EVERY_S = 2.0
 SUPERVISE_EVERY_S = 5.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -132,6 +133,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         await offices.adopt_all()
         await exports.tidy()
         chores = [
+            Chore("keeping the pool mounted", POOL_EVERY_S, partial(asyncio.to_thread, parts.mount_pool)),
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
             Chore("exporting by schedule", EXPORTS_EVERY_S, exports.schedules.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),

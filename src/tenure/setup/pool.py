@@ -32,6 +32,7 @@ LOOP_MAJOR = 7
 LOOP_CONTROL_DEVICE = (10, 237)
 POOL_MARK = ".tenure-pool"
 """At the top of every pool: a home on somebody's own btrfs must not be taken for one."""
+MOUNT_LOCK = "pool.lock"
 DIRECTORY_MARK = ".plain-directory"
 
 
@@ -59,7 +60,9 @@ def quota_on(settings: Settings) -> bool:
 
 
 def ensure_pool_mounted(settings: Settings) -> None:
-    """Mounts the pool again after a reboot; the server calls it at every start. Does nothing when it is there.
+    """Mounts the pool again after a reboot; the server calls it at every start, and now and then. Does nothing when it is there.
+    Where an old mount of it is still held, unmounted lazily, its loop device is used again: a second one of the same file
+    would ruin it.
 
     Raises `SetupError` when there is no pool yet, or when it cannot be mounted: never falls back to an empty directory,
     in which the offices would seem to be lost.
@@ -68,7 +71,10 @@ def ensure_pool_mounted(settings: Settings) -> None:
         return
     if not settings.pool_file.exists():
         raise SetupError(f"There is no pool at {settings.home} yet.", hint="`tenure setup` makes it.")
-    _mount(settings)
+    with settings.home.joinpath(MOUNT_LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_mounted(settings):  # else somebody else was faster
+            _mount(settings)
 
 
 def plan(settings: Settings) -> str:

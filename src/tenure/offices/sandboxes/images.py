@@ -71,10 +71,12 @@ class Manifest:
 
 # --- making --------------------------------------------------------------------------------------------------------------
 def begin(image: Path) -> Path:
-    """An empty directory beside `image` for the runtime to write to; what a killed attempt left there is replaced."""
+    """An empty directory beside `image` for the runtime to write to; what a killed attempt left there is replaced. Raises
+    `FileNotFoundError` where there is no place for images: their pool is not mounted, and what would be written below its mount
+    point nobody would find."""
     beside = _beside(image)
     _remove(beside)
-    beside.mkdir(mode=0o700, parents=True)
+    beside.mkdir(mode=0o700)
     return beside
 
 

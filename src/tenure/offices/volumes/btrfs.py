@@ -65,6 +65,7 @@ class BtrfsDriver(VolumeDriver):
 
     async def delete(self, volume: Path) -> None:
         if not os.path.lexists(volume):
+            await _call(f"Deleting {volume.name}", _need_btrfs, volume)
             return
         self._need(volume)
         result = await run_tool(_words("subvolume", "delete", volume), timeout_s=COMMAND_TIMEOUT_S, raises=VolumeError)
@@ -161,6 +162,11 @@ def _is_subvolume(path: Path) -> bool:
         )
     except OSError:
         return False
+
+
+def _need_btrfs(path: Path) -> None:
+    """Raises `OSError` unless the place of `path` is in a btrfs: what is missing because a pool is not mounted is not gone."""
+    subvolume_id(next(parent for parent in path.parents if parent.exists()))
 
 
 async def _nested_ids(volume: Path) -> list[str]:
