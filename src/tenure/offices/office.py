@@ -31,6 +31,7 @@ from tenure.use import Use
 
 ADOPT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
+PROBE_PAUSE_S = 0.05
 HIBERNATE_AGAIN_S = 300.0
 """How long an office that could not be hibernated is left alone."""
 USAGE_AGE_S = 0.5
@@ -362,7 +363,7 @@ class Office:
         memory_bytes = (await sandboxes.usage(name)).memory_bytes
         self._still = True
         try:
-            drained = await self.door.drain()
+            drained = await self._drain()
             if not drained.done:
                 raise Conflict(
                     f"{name} cannot be hibernated now: {_in_the_way(drained)}.",
@@ -378,6 +379,16 @@ class Office:
             self._still = False
         await self.database.stop()
         await self._close_doorway()
+
+    async def _drain(self) -> Drained:
+        """A command that nobody's use accounts for is a probe of Tenure's own, and over in a moment."""
+        deadline = time.monotonic() + PROBE_TIMEOUT_S
+        while True:
+            drained = await self.door.drain()
+            probed = drained.commands > 0 and not drained.jobs and not drained.obstacles and not self.use.is_in_use
+            if not probed or time.monotonic() > deadline:
+                return drained
+            await asyncio.sleep(PROBE_PAUSE_S)
 
     async def _undo_hibernate(self, tier: Tier) -> None:
         name, sandboxes = self.record.name, self._parts.sandboxes
