@@ -5,10 +5,12 @@ Tests of pure code need none of this and run on any machine. See `homes.py` for 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -18,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from homes import make_home, remove_abandoned_homes, remove_home
+from tenure.offices.volumes.btrfs_calls import count_again, counting_is_lost
 from tenure.settings import Settings
 from tenure.setup import Image, current_image, install
 
@@ -28,6 +31,7 @@ pytest_plugins = ("fixtures.database", "fixtures.workers", "fixtures.live", "fix
 
 DEFAULT_TEST_HOME = "/var/lib/tenure-test"
 TEST_POOL_BYTES = 20 * 1024**3
+COUNT_EVERY_S = 0.5
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +56,9 @@ def new_settings(test_home: Path, session_prefix: str) -> Iterator[Callable[[], 
     shared = Settings(home=test_home, pool_bytes=TEST_POOL_BYTES)
     homes = shared.pool_dir / "homes"
     remove_abandoned_homes(homes)
+    ended = threading.Event()
+    counting = threading.Thread(target=keep_counting, args=(shared.pool_dir, ended), daemon=True)
+    counting.start()
     made: list[tuple[Settings, IO[str]]] = []
 
     def make() -> Settings:
@@ -59,9 +66,20 @@ def new_settings(test_home: Path, session_prefix: str) -> Iterator[Callable[[], 
         return made[-1][0]
 
     yield make
+    ended.set()
+    counting.join()
     for settings, lock in made:
         remove_home(settings.home)
         lock.close()
+
+
+def keep_counting(pool: Path, ended: threading.Event) -> None:
+    """What a server does for its pool, for the tests that have none: the kernel loses count of volumes now and then, and with
+    it their limits."""
+    while not ended.wait(COUNT_EVERY_S):
+        with contextlib.suppress(OSError):
+            if counting_is_lost(pool):
+                count_again(pool)
 
 
 @pytest.fixture(scope="session")
