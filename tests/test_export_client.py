@@ -77,7 +77,7 @@ def test_the_server_writes_to_s3_only(address: str) -> None:
 
 def test_offices_may_neither_export_nor_import() -> None:
     office = Principal(PrincipalKind.OFFICE, "analyst")
-    for action in ("export:create", "export:list", "export:read", "export:schedule", "agent:create"):
+    for action in ("export:create", "export:list", "export:read", "export:schedule", "export:archive", "agent:create"):
         assert not is_allowed(office, action, Resource("export", owner="analyst"))
 
 

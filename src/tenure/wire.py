@@ -75,6 +75,7 @@ class AgentState(StrEnum):
     PAUSED = "paused"
     HIBERNATED = "hibernated"
     STOPPED = "stopped"
+    ARCHIVED = "archived"
     WAKING = "waking"
     BROKEN = "broken"
 
@@ -155,6 +156,16 @@ class Lease(Answer):
     reason: str
 
 
+class Archived(Answer):
+    """Where an office lies of which nothing is on the server's machine: its next use brings it back."""
+
+    export: str
+    destination: str
+    key_id: str | None = None
+    size_bytes: int
+    at: datetime
+
+
 class Agent(Answer):
     name: str
     state: AgentState
@@ -167,6 +178,8 @@ class Agent(Answer):
     idle_s: float | None = None
     """How long nobody has used it; None when nothing of it is in memory."""
     lease: Lease | None = None
+    archived: Archived | None = None
+    """None while its volume is on the server's machine."""
     hostname: str
 
 
@@ -356,6 +369,19 @@ class ExportToRequest(ExportRequest):
 
     to: str = Field(max_length=2000)
     """s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ to have it named."""
+
+
+class ArchiveRequest(Request):
+    """`POST …/archive`: the office is put away in S3, and what is here of it is deleted."""
+
+    to: str | None = Field(default=None, max_length=2000)
+    """s3://BUCKET/PREFIX/; None: where its schedule of exports keeps copies, with the key of that."""
+    key: SecretStr | None = Field(default=None, max_length=200)
+    """With it the archive is encrypted; the server keeps it."""
+
+    @field_serializer("key", when_used="json-unless-none")
+    def _told(self, key: SecretStr) -> str:
+        return key.get_secret_value()
 
 
 class Export(Answer):

@@ -181,6 +181,20 @@ class Agent(views.AgentView):
         one, it is encrypted. Returns when it is there whole; `destination` says where. Raises `NotFound`, `StorageError`."""
         return offices.export(self._transport, self.name, to, since, offices.key_of(key), progress)
 
+    def archive(
+        self,
+        to: str | None = None,
+        *,
+        key: Key | str | Path | None = None,
+        drop_snapshots: bool = False,
+        progress: Progress = ignore_progress,
+    ) -> wire.Export:
+        """Puts the office away in S3 (s3://BUCKET/PREFIX/; None: where its schedule of exports keeps copies, with its key), and
+        returns when nothing of it is on the server's machine but its snapshots: unless `drop_snapshots` deletes them. Any use
+        brings it back; the archive stays in S3. The server keeps the `key`. Raises `Conflict` while a run of it is at work,
+        `StorageError` when it could not be put away and is still there."""
+        return offices.archive(self._transport, self.name, to, offices.key_of(key), drop_snapshots, progress)
+
     def exports(self) -> wire.ExportList:
         """Those of this server, and the schedule, if there is one."""
         return self._transport.send(calls.list_exports(self.name))

@@ -214,6 +214,10 @@ def start_export(agent: str, request: wire.ExportToRequest) -> Call[wire.Export]
     return Call("POST", _agent(agent, "exports"), _model(wire.Export), body=request)
 
 
+def archive(agent: str, request: wire.ArchiveRequest) -> Call[wire.Export]:
+    return Call("POST", _agent(agent, "archive"), _model(wire.Export), body=request, timeout_s=OFFICE_S)
+
+
 def list_exports(agent: str) -> Call[wire.ExportList]:
     return Call("GET", _agent(agent, "exports"), _model(wire.ExportList), repeatable=True)
 

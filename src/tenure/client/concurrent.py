@@ -168,6 +168,26 @@ class AsyncAgent(views.AgentView):
             _blocking, self._transport, offices.export, self.name, to, since, offices.key_of(key), progress
         )
 
+    async def archive(
+        self,
+        to: str | None = None,
+        *,
+        key: Key | str | Path | None = None,
+        drop_snapshots: bool = False,
+        progress: Progress = ignore_progress,
+    ) -> wire.Export:
+        """`progress` is called in another thread."""
+        return await asyncio.to_thread(
+            _blocking,
+            self._transport,
+            offices.archive,
+            self.name,
+            to,
+            offices.key_of(key),
+            drop_snapshots,
+            progress,
+        )
+
     async def exports(self) -> wire.ExportList:
         return await self._transport.send(calls.list_exports(self.name))
 

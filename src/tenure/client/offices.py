@@ -72,6 +72,18 @@ def export(
     return made.model_copy(update={"destination": str(target)})
 
 
+def archive(
+    transport: Transport, agent: str, to: str | None, key: Key | None, drop_snapshots: bool, progress: Progress
+) -> wire.Export:
+    """Puts an office away in S3; returns when nothing of it is on the server's machine."""
+    request = wire.ArchiveRequest(to=to, key=told(key))
+    made = _wait(transport, transport.send(calls.archive(agent, request)), progress)
+    if drop_snapshots:
+        for one in transport.send(calls.list_snapshots(agent)).snapshots:
+            transport.send(calls.delete_snapshot(agent, one.id))
+    return made
+
+
 def earlier(transport: Transport, agent: str, since: str | Path) -> str:
     """The id of an earlier export."""
     if isinstance(since, str) and is_id(since):

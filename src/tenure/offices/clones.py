@@ -55,6 +55,24 @@ class Clones:
         reach("import.prepared")
         await self.volumes.move(volume, self.settings.volumes_dir / record.name)
 
+    async def bring_back(self, record: OfficeRecord, volume: Path, origin: str) -> None:
+        """A volume that was away, as the export `origin`, becomes the office's again, with the identity that it had. When that
+        fails, the volume that was there is in its place."""
+        try:
+            await self.volumes.set_limit(volume, record.limits.disk_bytes)
+            await asyncio.to_thread(_prepare, volume, record, origin, False)
+            await self.volumes.delete(self.staged(record.name))
+            await self.volumes.move(volume, self.staged(record.name))
+            await self.place(record)
+        except BaseException:
+            await self.settle(record.name)
+            raise
+
+    async def forget(self, agent: str) -> None:
+        """Deletes the office's volume and whatever a dead server left beside it."""
+        for volume in (self.staged(agent), self.replaced(agent), self.settings.volumes_dir / agent):
+            await self.volumes.delete(volume)
+
     async def place(self, record: OfficeRecord) -> None:
         """The staged clone becomes the office's volume; what was there goes."""
         volume, replaced = self.settings.volumes_dir / record.name, self.replaced(record.name)

@@ -398,11 +398,11 @@ class Offices:
 
     # --- data ------------------------------------------------------------------------------------------------------------------
     async def database(self, name: str) -> OfficeDatabase:
-        return (await self._office(name)).database_for_use()
+        return await (await self._office(name)).database_for_use()
 
     async def objects(self, name: str) -> ObjectStore:
         office = await self._office(name)
-        await office.settled()
+        await office.present()
         return office.objects
 
     async def logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:

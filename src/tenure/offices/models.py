@@ -45,6 +45,19 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Archived:
+    """Where an office lies that is not on this machine: an export of it, whole, and since when."""
+
+    export: str
+    destination: str
+    """An s3:// address."""
+    key_id: str | None
+    """Of the key that opens it, which lies under TENURE_HOME."""
+    size_bytes: int
+    at: datetime
+
+
+@dataclass(frozen=True)
 class OfficeRecord:
     """An office's row in the control database."""
 
@@ -63,6 +76,8 @@ class OfficeRecord:
     lease: Lease | None = None
     origin: str | None = None
     """For a fork: the id of the snapshot of which it is a clone."""
+    archived: Archived | None = None
+    """None: its volume is here. Else what is here of a volume is no part of it, and is to go."""
 
     @property
     def uid(self) -> int:
@@ -91,6 +106,10 @@ class OfficeView:
     @property
     def lease(self) -> Lease | None:
         return self.record.lease
+
+    @property
+    def archived(self) -> Archived | None:
+        return self.record.archived
 
     @property
     def created_at(self) -> datetime:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -68,6 +68,17 @@ class Health(Protocol):
     def is_given_up(self, name: str) -> bool: ...
 
 
+class Depot(Protocol):
+    """Where offices lie that are not on this machine; `tenure.offices.archives.depot.Depot`."""
+
+    async def fetch(self, record: OfficeRecord) -> None:
+        """Puts the volume of an archived office back in its place, after which the office is archived no more. When it raises,
+        it still is, and nothing has changed. Nothing may use the office meanwhile."""
+
+    async def free(self, record: OfficeRecord) -> None:
+        """Deletes what is here of an archived office."""
+
+
 ListenerFactory = Callable[[OfficeRecord, Path, Use], Awaitable[Listener]]
 
 
@@ -85,6 +96,8 @@ class OfficeParts:
     """What every command in an office finds in its environment."""
     mount_pool: Callable[[], None]
     """Mounts the pool when it is not. Raises `SetupError`."""
+    depot: Depot | None = None
+    """None where no office is ever archived."""
 
 
 class Office:
@@ -104,7 +117,7 @@ class Office:
             record.uid,
             grant_room=self._grant_room,
             use=self.use,
-            before_start=lambda: health.permit_database(self),
+            before_start=self._permit_database,
             on_failure=lambda error: health.database_failed(self, error),
         )
         self.objects = ObjectStore(self.volume / "objects")
@@ -122,8 +135,9 @@ class Office:
         self._measuring = asyncio.Lock()
         self._measured = ("", Usage(), 0.0)
 
-    def database_for_use(self) -> OfficeDatabase:
-        """For what does not come through the door; the office need not be awake for it."""
+    async def database_for_use(self) -> OfficeDatabase:
+        """For what does not come through the door; the office need not be awake for it. Raises as `present`."""
+        await self.present()
         self.use.touch()
         self._database_may_run = True
         return self.database
@@ -138,11 +152,15 @@ class Office:
         if self._waking:
             return "waking"
         tier = await self.tier()
+        if tier is Tier.ARCHIVED:
+            return tier
         if self._health.is_given_up(self.record.name):
             return "broken"
         return "broken" if self._broken and tier is Tier.STOPPED else tier
 
     async def tier(self) -> Tier:
+        if self.record.archived is not None:
+            return Tier.ARCHIVED
         sandbox = await self._sandbox_state()
         if sandbox is SandboxState.PAUSED and not self._still:
             return Tier.PAUSED
@@ -158,7 +176,7 @@ class Office:
 
     async def view(self, *, with_usage: bool) -> OfficeView:
         state = await self.state()
-        idle_s = None if state == Tier.STOPPED else self.use.idle_s
+        idle_s = None if state in (Tier.STOPPED, Tier.ARCHIVED) else self.use.idle_s
         view = OfficeView(self.record, state, self.rest_policy, idle_s)
         return view.with_usage(await self._usage(view.state)) if with_usage else view
 
@@ -174,6 +192,8 @@ class Office:
 
     async def _measure(self, state: str) -> Usage:
         disk = memory = processes = None
+        if state == Tier.ARCHIVED:
+            return Usage(disk_bytes=0)
         try:
             disk = (await self._parts.volumes.usage(self.volume)).used_bytes
             if state in (Tier.AWAKE, Tier.PAUSED):
@@ -218,6 +238,7 @@ class Office:
         return self.door.is_open and await self._sandbox_state() is SandboxState.RUNNING
 
     async def _bring_up(self) -> None:
+        await self._bring_here()
         state = await self._sandbox_state()
         if state is SandboxState.PAUSED and self._listening is not None:
             await self._parts.sandboxes.resume(self.record.name)
@@ -281,6 +302,10 @@ class Office:
     async def adopt(self) -> None:
         """For a server that starts: takes over a running sandbox; cleans up a dead one. Never wakes."""
         async with self._changing:
+            if self.record.archived is not None and self._parts.depot is not None:
+                await self._memory.discard()
+                await self._parts.depot.free(self.record)
+                return
             await self._clones.settle(self.record.name)
             self._database_may_run = await self.database.state() is ClusterState.RUNNING
             state = await self._sandbox_state()
@@ -449,6 +474,7 @@ class Office:
         """Rung 5: fresh processes on the same volume. What ran is lost, what was written is not."""
         async with self._healing(), self._changing:
             self.log.write("office", "restarting the sandbox")
+            await self._bring_here()
             await self._stop()
             await self._boot(SandboxState.ABSENT)
 
@@ -488,6 +514,7 @@ class Office:
         wrote after: the file system alone does not promise that of files that were not synced. Its database and objects
         sync what they confirm; the database rests where copying takes longer than an instant."""
         async with self._changing, contextlib.AsyncExitStack() as stack:
+            await self._bring_here()
             if await self._sandbox_state() is SandboxState.RUNNING:
                 self._still = True
                 stack.callback(setattr, self, "_still", False)
@@ -500,9 +527,10 @@ class Office:
 
     @contextlib.asynccontextmanager
     async def vacated(self) -> AsyncGenerator[None]:
-        """Nothing of it runs meanwhile, and whoever needs it waits. Then it wakes if it was awake; one that does not wake is
-        broken, as after any boot."""
+        """Nothing of it runs meanwhile, and whoever needs it waits. Then it wakes if it was awake and has not been archived; one
+        that does not wake is broken, as after any boot."""
         async with self._changing:
+            await self._bring_here()
             was_awake = await self._sandbox_state() in (SandboxState.RUNNING, SandboxState.PAUSED)
             self._vacant = True
             try:
@@ -512,15 +540,48 @@ class Office:
             finally:
                 self._vacant = False
                 self._measured = ("", Usage(), 0.0)
-                if was_awake:
+                if was_awake and self.record.archived is None:
                     with contextlib.suppress(TenureError):
                         await self._boot(SandboxState.ABSENT)
 
-    async def settled(self) -> None:
-        """Returns when its volume is not being replaced."""
-        if self._vacant:
+    async def present(self) -> None:
+        """Returns when its volume is here and is not being replaced. Raises as `Depot.fetch`."""
+        self.use.touch()
+        if self._vacant or self.record.archived is not None:
             async with self._changing:
-                pass
+                await self._bring_here()
+
+    async def _bring_here(self) -> None:
+        """Fetches an archived office. To its end even when the caller is cancelled, since nobody else may use it meanwhile."""
+        if self.record.archived is None or self._parts.depot is None:
+            return
+        fetching = asyncio.ensure_future(self._fetch(self._parts.depot))
+        try:
+            await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            while not fetching.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([fetching])
+            raise
+
+    async def _fetch(self, depot: Depot) -> None:
+        began, place = time.monotonic(), self.record.archived.destination if self.record.archived else ""
+        self._waking = True
+        try:
+            await depot.fetch(self.record)
+        except TenureError as error:
+            self.log.write("office", f"stays archived: {error.message}")
+            raise
+        finally:
+            self._waking = False
+        self.record = replace(self.record, archived=None)
+        self._measured = ("", Usage(), 0.0)
+        self.log.write("office", f"back from {place} after {time.monotonic() - began:.1f} s")
+
+    async def _permit_database(self) -> None:
+        if self.record.archived is not None:  # since whoever uses it was let through
+            raise Conflict(f"{self.record.name} was archived meanwhile.", hint="Try again: that brings it back.")
+        await self._health.permit_database(self)
 
     # --- volume ------------------------------------------------------------------------------------------------------
     async def make_volume(self, image: Path) -> None:

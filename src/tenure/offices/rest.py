@@ -4,6 +4,7 @@
     paused      its processes are frozen in memory: back in milliseconds, takes no processor
     hibernated  its processes lie on disk as a memory image: nothing runs, they go on after it woke
     stopped     only the volume is there: its processes are gone
+    archived    nothing of it is here: it lies in S3, as an export; never by itself
 
 Any use brings it back. Only what nobody uses sinks (`tenure.use`), and nothing that is lost in sinking is more than a
 process that could be started again; by default nothing is lost at all.
@@ -26,6 +27,7 @@ class Tier(StrEnum):
     PAUSED = "paused"
     HIBERNATED = "hibernated"
     STOPPED = "stopped"
+    ARCHIVED = "archived"
 
     @property
     def depth(self) -> int:

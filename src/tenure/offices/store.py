@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from psycopg.errors import UniqueViolation
@@ -11,10 +12,10 @@ from psycopg.types.json import Jsonb
 
 from tenure.database.connect import ControlDatabase
 from tenure.errors import AlreadyExists, NotFound
-from tenure.offices.models import Limits, OfficeRecord
+from tenure.offices.models import Archived, Limits, OfficeRecord
 from tenure.offices.rest import Lease
 
-_COLUMNS = "name, number, image, limits, egress, stage, created_at, origin, rest, lease_until, lease_reason"
+_COLUMNS = "name, number, image, limits, egress, stage, created_at, origin, rest, lease_until, lease_reason, archived"
 
 
 class OfficeStore:
@@ -70,6 +71,11 @@ class OfficeStore:
         statement = "UPDATE agents SET lease_until = %s, lease_reason = %s WHERE name = %s"
         await self._database.execute(statement, (until, reason, name))
 
+    async def set_archived(self, name: str, archived: Archived | None) -> None:
+        """None: it is here."""
+        value = None if archived is None else Jsonb(asdict(archived) | {"at": archived.at.isoformat()})
+        await self._database.execute("UPDATE agents SET archived = %s WHERE name = %s", (value, name))
+
     async def remove(self, name: str) -> None:
         await self._database.execute("DELETE FROM agents WHERE name = %s", (name,))
 
@@ -86,4 +92,10 @@ def _record(row: dict[str, Any]) -> OfficeRecord:
         origin=row["origin"],
         rest=row["rest"],
         lease=None if row["lease_until"] is None else Lease(row["lease_until"], row["lease_reason"]),
+        archived=None if row["archived"] is None else _archived(row["archived"]),
     )
+
+
+def _archived(value: dict[str, Any]) -> Archived:
+    at = datetime.fromisoformat(value.pop("at"))
+    return Archived(**value, at=at)

@@ -19,6 +19,8 @@ from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.offices import furnish
+from tenure.offices.archives.archiving import Archiving
+from tenure.offices.archives.depot import Depot
 from tenure.offices.archives.exports import Exports
 from tenure.offices.archives.imports import Imports
 from tenure.offices.archives.store import ExportStore
@@ -71,6 +73,8 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
     async with ControlDatabase(ground.dsn) as database:
         listeners: dict[str, ListenerFactory] = {}
         volumes = detect_driver(settings.pool_dir)
+        store = OfficeStore(database)
+        depot = Depot(settings, volumes, store, current_image(settings).path)
         parts = OfficeParts(
             settings=settings,
             sandboxes=GvisorDriver(settings.runsc_root),
@@ -79,6 +83,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             listeners=listeners,
             environment=environment(settings),
             mount_pool=partial(ensure_pool_mounted, settings),
+            depot=depot,
         )
         runs = Runs(database)
         history = History(database, partial(office_log, settings))
@@ -89,7 +94,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
 
         clients = await asyncio.to_thread(read_host_clients)
         offices = Offices(
-            OfficeStore(database),
+            store,
             parts,
             current_image(settings),
             lambda find_office: Snapshots(SnapshotStore(database), parts, runs.open_of, find_office),
@@ -121,6 +126,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             gateway=Gateway(keys, Passes(ground.tokens.owner), public_text(host_key), ground.ssh_problem, ssh.hang_up),
             exports=exports,
             imports=imports,
+            archiving=Archiving(settings, exports, depot, offices, runs.open_of),
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )

@@ -216,6 +216,14 @@ class Exports(Protocol):
         ...
 
 
+class Archiving(Protocol):
+    """Values with the attributes of `wire.Export`."""
+
+    async def start(self, agent: str, to: str | None = None, *, key: Key | None = None) -> Any:
+        """Begins to put an office away in S3. Raises `Conflict`, `InvalidArgument`, `NotFound`, `StorageError`."""
+        ...
+
+
 class Imports(Protocol):
     """Values with the attributes of `wire.Imported`."""
 
@@ -459,6 +467,7 @@ class Services:
     gateway: Gateway
     exports: Exports
     imports: Imports
+    archiving: Archiving
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tenure import wire
 from tenure.archive_head import Head, encode_head, new_id
-from tenure.errors import ArchiveError, NotFound
+from tenure.errors import ArchiveError, InvalidArgument, NotFound
 from tenure.export_keys import Key
 from tenure.server.services import LimitsWanted
 from tenure.testing.fake_offices import FakeOffices
@@ -121,3 +121,27 @@ class _Imported:
 def exports_of(offices: FakeOffices) -> FakeExports:
     """Over these offices; what is imported is made among them."""
     return FakeExports(offices.need, lambda name: offices.create(name, LimitsWanted(), ()))
+
+
+@dataclass
+class FakeArchiving:
+    """See `tenure.server.services.Archiving`: nothing is made, and the office says that it is archived."""
+
+    offices: FakeOffices
+
+    async def start(self, agent: str, to: str | None = None, *, key: Key | None = None) -> wire.Export:
+        office = await self.offices.get(agent)
+        if to is None:
+            raise InvalidArgument(f"{agent} has no schedule of exports that would say where to.")
+        office.state = wire.AgentState.ARCHIVED
+        now, key_id = datetime.now(UTC), key.id if key else None
+        return wire.Export(
+            id=new_id(),
+            agent=agent,
+            destination=f"{to}{agent}.tenure",
+            state="done",
+            key_id=key_id,
+            size_bytes=len(b"".join(PIECES)),
+            created_at=now,
+            finished_at=now,
+        )

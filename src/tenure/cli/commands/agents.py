@@ -30,6 +30,7 @@ STATE_STYLES = {
     "paused": "cyan",
     "hibernated": "blue",
     "stopped": "blue",
+    "archived": "magenta",
     "waking": "yellow",
     "broken": "red",
 }
@@ -151,6 +152,7 @@ def show(session: Session, name: AgentName) -> None:
         {
             "name": agent.name,
             "state": agent.state,
+            **({"lies in": agent.archived.destination} if agent.archived else {}),
             "created": f"{agent.created_at:%Y-%m-%d %H:%M:%S} ({output.human_age(agent.created_at)})",
             "image": agent.image,
             "hostname": agent.hostname,

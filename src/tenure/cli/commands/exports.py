@@ -1,4 +1,4 @@
-"""tenure agent export | exports | import | export-key"""
+"""tenure agent export | archive | exports | import | export-key"""
 
 from __future__ import annotations
 
@@ -108,6 +108,47 @@ def export(
     kind = f"changes since {made.base}" if made.base else "whole"
     _print(session, made, made.destination)
     output.note(f"{made.id}, {kind}, {output.human_bytes(made.size_bytes)}, {_encryption(made)}")
+
+
+def archive(
+    session: Session,
+    agent: AgentName,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="s3://BUCKET/PREFIX/",
+            show_default=False,
+            help="Where in S3, with the credentials of the server. Default: where its schedule of exports keeps copies.",
+        ),
+    ] = None,
+    key_file: KeyFile = None,
+    drop_snapshots: Annotated[
+        bool,
+        typer.Option(
+            "--drop-snapshots",
+            help="Delete its snapshots, too: nothing brings them back, and no run goes back to them.",
+        ),
+    ] = False,
+) -> None:
+    """Put an agent's office away in S3 and free its disk.
+
+    Its processes end. Any use brings it back by itself, which takes as long as its archive takes to fetch; the archive stays in
+    S3. The server keeps the key."""
+    key = _key(session, key_file)
+    office = session.tenure.agents(agent)
+    with progress_bar(f"archive of {agent}", None) as progress:
+        made = office.archive(to, key=key, drop_snapshots=drop_snapshots, progress=progress)
+    _print(session, made, made.destination)
+    output.note(
+        f"{agent} is archived: {output.human_bytes(made.size_bytes)}, {_encryption(made)}. Any use brings it back."
+    )
+    if kept := office.snapshots.list():
+        alone_bytes = [one.exclusive_bytes for one in kept if one.exclusive_bytes is not None]
+        takes = f" and take {output.human_bytes(sum(alone_bytes))} and more" if alone_bytes else ""
+        output.note(
+            f"Its {len(kept)} snapshots stay here{takes}. To delete them: tenure snapshot delete {agent} SNAPSHOT"
+        )
 
 
 def _keep_exporting(
@@ -253,6 +294,7 @@ def register(app: typer.Typer) -> None:
     del app
     for name, function in (
         ("export", export),
+        ("archive", archive),
         ("exports", list_exports),
         ("import", import_agent),
         ("export-key", export_key),

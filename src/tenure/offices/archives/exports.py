@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from tenure.archive_head import SUFFIX, Head, new_id
-from tenure.errors import Conflict, NotFound, TenureError
+from tenure.errors import Conflict, NotFound, StorageError, TenureError
 from tenure.export_keys import Key
 from tenure.offices.archives import s3
 from tenure.offices.archives.making import Making, Places, ended, making, reason_of, sweep
@@ -159,7 +159,9 @@ class Exports:
             )
 
     @contextlib.asynccontextmanager
-    async def _carried_out(self, record: ExportRecord, key: Key | None) -> AsyncGenerator[Making]:
+    async def _carried_out(
+        self, record: ExportRecord, key: Key | None, *, vacated: bool = False
+    ) -> AsyncGenerator[Making]:
         """The row says afterwards how it ended: done when all of it was read, failed otherwise."""
         made: Making | None = None
         try:
@@ -167,14 +169,14 @@ class Exports:
             runs = {run: seq for run, _, seq in await self._history.open_of(record.agent)}
             journal = await self._history.lines_of(record.agent)
             head = Head(record.id, record.agent, record.created_at, record.base)
-            async with making(self._places, self._volumes, office, head, runs, journal, key) as made:
+            async with making(self._places, self._volumes, office, head, runs, journal, key, vacated=vacated) as made:
                 self._going_on[record.id] = made
                 yield made
                 if not made.whole:
                     raise Conflict("The export was broken off.")
             office.log.write("office", f"exported as {record.id} ({made.sent_bytes} bytes)")
         except BaseException as error:
-            await asyncio.shield(self._spawn(self._note_failure(record, error)))
+            await asyncio.shield(self._spawn(self.note_failure(record, error)))
             raise
         else:
             await asyncio.shield(self._spawn(self._store.done(record.id, made.sent_bytes, self._now())))
@@ -182,7 +184,8 @@ class Exports:
         finally:
             self._going_on.pop(record.id, None)
 
-    async def _note_failure(self, record: ExportRecord, error: BaseException) -> None:
+    async def note_failure(self, record: ExportRecord, error: BaseException) -> None:
+        """An export that was begun has failed."""
         self._places.index(record.id).unlink(missing_ok=True)
         with contextlib.suppress(TenureError):  # while the control database is away; `tidy` says it then
             await self._store.failed(record.id, reason_of(error), self._now())
@@ -190,6 +193,20 @@ class Exports:
     async def upload(self, record: ExportRecord, key: Key | None) -> None:
         async with self._carried_out(record, key) as made:
             await self._in_thread(made, lambda: s3.upload(s3.parse_place(record.destination), made))
+
+    async def put_away(self, record: ExportRecord, key: Key | None, keep: Callable[[int], Awaitable[None]]) -> None:
+        """As `upload`, of an office that the caller has vacated. `keep` gets the size, in bytes, of what is there whole then; the
+        row says that the export is done when that has returned."""
+        place = s3.parse_place(record.destination)
+        async with self._carried_out(record, key, vacated=True) as made:
+            await self._in_thread(made, lambda: s3.upload(place, made))
+            there_bytes = await asyncio.to_thread(s3.size_bytes, place)
+            if there_bytes != made.sent_bytes:
+                raise StorageError(f"{place} has {there_bytes} bytes, and {made.sent_bytes} were sent.")
+            await keep(made.sent_bytes)
+
+    async def is_archived(self, agent: str) -> bool:
+        return (await self._offices.office(agent)).record.archived is not None
 
     async def _in_thread(self, made: Making, work: Callable[[], Any]) -> Any:
         """`work` reads of `made`. A cancelled caller waits until it has stopped: what it reads is removed then."""
@@ -210,6 +227,12 @@ class Exports:
     async def tidy(self) -> None:
         """For a server that starts: what a dead one was making has failed, and what it left is removed."""
         for one in await self._store.running():
+            archived = None
+            with contextlib.suppress(NotFound):
+                archived = (await self._offices.office(one.agent)).record.archived
+            if archived is not None and archived.export == one.id:
+                await self._store.done(one.id, archived.size_bytes, archived.at)
+                continue
             await self._store.failed(one.id, "The server ended while it was made.", self._now())
             if one.scheduled:  # it may have come whole; its name is its own, so nothing else goes
                 place = s3.parse_place(one.destination)

@@ -94,16 +94,18 @@ async def making(
     runs: dict[str, int],
     journal: list[bytes],
     key: Key | None,
+    *,
+    vacated: bool = False,
 ) -> AsyncGenerator[Making]:
-    """An export of the office as of one instant in between. Afterwards its index is there if all of it was read, and nothing
-    else is. Raises `NotFound` when the base's index is not here any more."""
+    """An export of the office as of one instant in between; the caller may have `vacated` it. Afterwards its index is there if
+    all of it was read, and nothing else is. Raises `NotFound` when the base's index is not here any more."""
     base_stand = None if head.base is None else await asyncio.to_thread(_stand, places, head)
     copy = places.copies / head.id
     places.settings.snapshots_dir.mkdir(exist_ok=True)
     places.settings.snapshots_dir.chmod(0o700)  # below lie set-uid files of an agent's making
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(lambda: to_its_end(volumes.delete(copy)))
-        async with office.still():
+        async with contextlib.nullcontext() if vacated else office.still():
             await volumes.snapshot(office.volume, copy)
         reach("export.copied")
         origin = await volumes.origin(copy)

@@ -227,6 +227,12 @@ def beginning(place: Place, size: int) -> bytes:
         return bytes(result.bytes())
 
 
+def size_bytes(place: Place) -> int:
+    """Of the object there. Raises `NotFound`."""
+    with _told("Reading", place):
+        return int(obstore.head(_store(place.bucket), place.key)["size"])
+
+
 def listed(place: Place) -> list[Place]:
     """What lies in a directory and below, `LISTED_MAX` at most."""
     found: list[Place] = []

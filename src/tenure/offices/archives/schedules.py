@@ -21,6 +21,7 @@ AT_ONCE_MAX = 2
 
 class _Exports(Protocol):
     async def need(self, agent: str) -> None: ...
+    async def is_archived(self, agent: str) -> bool: ...
     async def begin(
         self, agent: str, destination: Place | str, *, since: str | None, key: Key | None, scheduled: bool = False
     ) -> ExportRecord: ...
@@ -68,7 +69,7 @@ class Schedules:
             place = Place(place.bucket, place.key + "/")
         await asyncio.to_thread(s3.listed, place)  # the address and the credentials, before anybody trusts in them
         if wanted.key is not None:
-            await asyncio.to_thread(self._keep_key, wanted.key)
+            await asyncio.to_thread(keep_key, self._places, wanted.key)
         now = self._now()
         record = ScheduleRecord(
             agent=agent,
@@ -92,15 +93,6 @@ class Schedules:
             raise NotFound(
                 f"{agent} has no schedule of exports.", hint=f"`tenure agent exports {agent}` shows what it has."
             )
-
-    def _keep_key(self, key: Key) -> None:
-        self._places.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._places.keys / key.id
-        if not path.exists():
-            fresh = path.with_name(path.name + ".new")
-            fresh.unlink(missing_ok=True)
-            write_key(fresh, key)
-            fresh.replace(path)
 
     async def run_due(self) -> None:
         """Begins the exports that are due. To be called every few seconds; does not wait for them."""
@@ -129,6 +121,8 @@ class Schedules:
             self._due_now.discard(one.agent)
 
     async def _make_scheduled(self, one: ScheduleRecord) -> None:
+        if await self._exports.is_archived(one.agent):
+            return  # it lies elsewhere already, whole, and a copy would bring it back
         key = None if one.key_id is None else await asyncio.to_thread(read_key, self._places.keys / one.key_id)
         base = schedule.base_for_next(await self._store.scheduled_of(one.agent), one)
         if base is not None and not self._places.index(base).exists():
@@ -157,6 +151,17 @@ class Schedules:
             f"They go on being tried. `tenure agent exports {one.agent}` shows them.",
             key=f"exports-fail-{one.agent}-{made[-1].id if made else one.created_at.isoformat()}",
         )
+
+
+def keep_key(places: Places, key: Key) -> None:
+    """Under TENURE_HOME, for what the server makes or opens by itself."""
+    places.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = places.keys / key.id
+    if not path.exists():
+        fresh = path.with_name(path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        write_key(fresh, key)
+        fresh.replace(path)
 
 
 def _check_wanted(wanted: Wanted) -> None:

@@ -75,6 +75,19 @@ async def start_export(name: AgentName, body: wire.ExportToRequest, has: Has) ->
     return await has.exports.start(name, body.to, since=since, key=_key(body.key))
 
 
+@router.post(
+    "/agents/{name}/archive",
+    status_code=202,
+    response_model=wire.Export,
+    dependencies=[requires("export:archive", OF_EXPORTS)],
+)
+async def archive_agent(name: AgentName, has: Has, body: wire.ArchiveRequest | None = None) -> Any:
+    """Begins to put the office away in S3. When the export is done, the agent is archived: nothing of it is on this machine
+    but its snapshots, and its next use brings it back. When it failed, the office is here as before, stopped."""
+    body = body or wire.ArchiveRequest()
+    return await has.archiving.start(name, body.to, key=_key(body.key))
+
+
 @router.get(
     "/agents/{name}/exports", response_model=wire.ExportList, dependencies=[requires("export:list", OF_EXPORTS)]
 )

@@ -23,7 +23,7 @@ async def health(request: Request, has: Has) -> wire.Health:
     if principal is None or not is_allowed(principal, "server:read", Resource("server")):
         return wire.Health()
     states = [office.state for office in await has.offices.list()]
-    asleep = sum(state in set(wire.Tier) for state in states)
+    asleep = sum(state in {*wire.Tier, wire.AgentState.ARCHIVED} for state in states)
     return wire.Health(
         version=__version__,
         pid=os.getpid(),
