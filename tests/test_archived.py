@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,12 @@ from fixtures.s3 import S3, serve_s3
 from tenure import AsyncTenure, Tenure
 from tenure.client import Agent
 from tenure.errors import Conflict, InvalidArgument, NotFound, ServerUnreachable, StorageError
-from tenure.export_keys import new_key, write_key
+from tenure.export_keys import Key, new_key, write_key
+from tenure.offices.archives import s3 as s3_module
+from tenure.offices.archives.archiving import Archiving
+from tenure.offices.archives.making import Places
+from tenure.offices.archives.schedule import ScheduleRecord
+from tenure.offices.archives.schedules import keep_key
 from tenure.server import daemon
 from tenure.settings import Settings
 from test_exports import SLIM, fill, leftovers, tenure, words
@@ -102,16 +111,20 @@ def test_it_goes_and_any_use_brings_it_back_as_it_was(
     assert agent.show().state == "stopped"
 
 
-async def test_what_is_stored_and_what_snapshots_need_bring_it_back_too(live: Live, agent: Agent) -> None:
+async def test_who_needs_it_while_it_is_put_away_waits_and_gets_it(live: Live, agent: Agent, s3: S3) -> None:
     async with AsyncTenure(live.settings) as tenure:
         same = tenure.agents("recluse")
         first = await same.snapshots.create("first")
-        await same.archive(AWAY)
-        assert (await same.show()).state == "archived"
-        assert [one.id for one in await same.snapshots.list()] == [first.id]  # stay, and are no use of it
-        assert (await same.show()).state == "archived"
+        s3.requests.clear()
+        archiving = asyncio.create_task(same.archive(AWAY))
+        while not any(request.startswith(("POST", "PUT")) for request in s3.requests):
+            assert not archiving.done()
+            await asyncio.sleep(0.01)
         await same.objects.put("words", "word", "kept")
+        made = await archiving
+        assert made.destination in objects(s3)
         assert (await same.show()).state == "stopped"
+        assert [one.id for one in await same.snapshots.list()] == [first.id]
         await same.archive(AWAY, drop_snapshots=True)
         assert await same.snapshots.list() == []
         assert (await same.show()).state == "archived"
@@ -121,7 +134,14 @@ async def test_what_is_stored_and_what_snapshots_need_bring_it_back_too(live: Li
     assert words(agent) == {"kept"}
 
 
-def test_what_cannot_be_put_away_stays_as_it_is(live: Live, agent: Agent, s3: S3) -> None:
+class Lossy(dict[str, bytes]):
+    """Loses the end of what is stored."""
+
+    def __setitem__(self, name: str, data: bytes) -> None:
+        super().__setitem__(name, data[:-1])
+
+
+def test_what_cannot_be_put_away_stays_here(live: Live, agent: Agent, s3: S3) -> None:
     agent.wake()
     before = dict(s3.copies)
     with pytest.raises(InvalidArgument, match="no schedule"):
@@ -130,6 +150,53 @@ def test_what_cannot_be_put_away_stays_as_it_is(live: Live, agent: Agent, s3: S3
         agent.archive("s3://nobucket/x/")
     assert agent.show().state == "awake"
     assert s3.copies == before
+    s3.buckets["lossy"] = Lossy()
+    with pytest.raises(StorageError, match="were sent"):
+        agent.archive("s3://lossy/x/")
+    assert agent.show().state == "stopped"
+    assert volume(live, agent).is_dir()
+    assert agent.exports().exports[-1].state == "failed"
+    assert leftovers(live) == []
+
+
+async def test_an_agent_at_work_is_not_put_away_and_the_schedule_says_where_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, key, now = Settings(home=tmp_path), new_key(), datetime.now(UTC)
+    keep_key(Places(settings), key)
+    kept = ScheduleRecord("recluse", "s3://copies/kept/", 3600, 24, 3, key.id, now, 0, None, now)
+    begun: list[Any] = []
+
+    async def begin(agent: str, place: s3_module.Place, *, since: str | None, key: Key | None) -> None:
+        begun.append((agent, str(place), since, key))
+
+    async def of(_: str) -> ScheduleRecord:
+        return kept
+
+    async def office(_: str) -> Any:
+        return SimpleNamespace(record=SimpleNamespace(archived=None))
+
+    async def open_runs(_: str) -> list[tuple[str, str, int]]:
+        return runs
+
+    def listed(_: s3_module.Place) -> list[s3_module.Place]:
+        return []
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        work.close()
+
+    monkeypatch.setattr(s3_module, "listed", listed)
+    exports: Any = SimpleNamespace(schedules=SimpleNamespace(of=of), begin=begin, spawn=spawn)
+    offices: Any = SimpleNamespace(office=office)
+    depot: Any = None
+    archiving = Archiving(settings, exports, depot, offices, open_runs)
+    runs = [("run_1", "parked", 3), ("run_2", "running", 1)]
+    with pytest.raises(Conflict, match="at work on run_2"):
+        await archiving.start("recluse")
+    assert begun == []
+    runs = [("run_1", "parked", 3)]
+    await archiving.start("recluse")
+    assert begun == [("recluse", "s3://copies/kept/", None, key)]
 
 
 def test_without_s3_or_key_it_stays_archived_and_says_why(live: Live, agent: Agent, s3: S3) -> None:
