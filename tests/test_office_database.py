@@ -589,7 +589,7 @@ async def test_a_full_disk_stops_no_database_for_good(
             if full == 4:
                 break
         assert full == 4, "the quota must be reached"
-        for _ in range(5):
+        for _ in range(20):
             with contextlib.suppress(DiskFull):
                 await database.execute("DROP TABLE IF EXISTS filler")
                 break

@@ -77,6 +77,8 @@ class Offices:
         self._check_egress = check_egress
         self._image_bytes: int | None = None  # measured once: an image does not change
         self._held: dict[str, Office] = {}
+        self._resting: dict[int, asyncio.Task[None]] = {}
+        self._rest_slots = asyncio.Semaphore(RESTS_AT_ONCE)
         self.snapshots = make_snapshots(self._office)
         self._care = make_care(self.snapshots, self._office, lambda: list(self._held.values()))
 
@@ -119,6 +121,10 @@ class Offices:
         """For `tenure down`: every office is put to sleep."""
         await self._care.close()
         await self._parts.spares.close()
+        resting = list(self._resting.values())
+        for task in resting:
+            task.cancel()
+        await asyncio.gather(*resting, return_exceptions=True)
         await asyncio.gather(*(office.rest(Tier.STOPPED) for office in self._held.values()), return_exceptions=True)
 
     async def let_go(self) -> None:
@@ -291,17 +297,21 @@ class Offices:
 
     async def rest_idle(self) -> None:
         """Lets every office sink to the tier that is due for it; to be called every few seconds. Costs next to nothing for
-        those that sleep."""
-        slots = asyncio.Semaphore(RESTS_AT_ONCE)
+        those that sleep. Does not wait: one that takes its time holds up no other."""
+        for office in list(self._held.values()):
+            if office.may_rest and office.record.number not in self._resting:
+                task = asyncio.create_task(self._rest_idle(office))
+                self._resting[office.record.number] = task
+                task.add_done_callback(lambda _, number=office.record.number: self._resting.pop(number, None))
 
-        async def rest(office: Office) -> None:
-            async with slots:
-                try:
-                    await office.rest_if_idle(datetime.now(UTC))
-                except TenureError as error:
-                    office.log.write("office", f"not put to rest: {error.message}")
-
-        await asyncio.gather(*(rest(office) for office in list(self._held.values()) if office.may_rest))
+    async def _rest_idle(self, office: Office) -> None:
+        try:
+            async with self._rest_slots:
+                await office.rest_if_idle(datetime.now(UTC))
+        except TenureError as error:
+            office.log.write("office", f"not put to rest: {error.message}")
+        except Exception:
+            logger.exception("putting %s to rest", office.record.name)
 
     async def reconnect(self, name: str) -> OfficeView:
         office = await self._office(name)

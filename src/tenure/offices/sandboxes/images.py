@@ -115,7 +115,7 @@ def read_manifest(image: Path) -> Manifest:
     try:
         with (image / MANIFEST).open("rb") as file:
             sum_, _, body = file.read(MANIFEST_BYTES_MAX).partition(b"\n")
-        if int(sum_, 16) != zlib.crc32(body):
+        if sum_ != b"%08x" % zlib.crc32(body):
             raise ValueError("its manifest is damaged")
         found: dict[str, Any] = json.loads(body)
         if found["format"] != FORMAT:
