@@ -27,7 +27,7 @@ from tenure.server.checks import ARG_BYTES_MAX
 from tenure.server.gateway.passes import Passes
 from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
-from tenure.testing.fake_exports import exports_of
+from tenure.testing.fake_exports import FakeArchiving, exports_of
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
 from tenure.testing.fake_ssh_keys import FakeSshKeys
@@ -296,6 +296,7 @@ class Target:
             gateway,
             exports,
             exports,
+            FakeArchiving(offices),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(
