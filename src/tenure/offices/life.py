@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
-from tenure.errors import AlreadyExists, InvalidArgument, NotFound, SetupError, TenureError, TooLarge
+from tenure.errors import AlreadyExists, DoorClosed, InvalidArgument, NotFound, SetupError, TenureError, TooLarge
 from tenure.names import check_name
 from tenure.offices.care import Care
 from tenure.offices.clones import Clones
@@ -358,6 +358,12 @@ class Offices:
         office = await self._office(name)
         command = _argv(argv, script)
         environment = _environment(office, env)
+        door = await office.ready()
+        try:
+            return await door.run(command, env=environment, user=user, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
+        except DoorClosed as error:  # its sandbox died as the command came
+            if error.details.get("begun") is not False or not await office.has_died():
+                raise
         door = await office.ready()
         return await door.run(command, env=environment, user=user, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
 

@@ -32,6 +32,7 @@ from tenure.use import Use
 ADOPT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 PROBE_PAUSE_S = 0.05
+DEATH_WAIT_S = 2.0
 HIBERNATE_AGAIN_S = 300.0
 """How long an office that could not be hibernated is left alone."""
 USAGE_AGE_S = 0.5
@@ -236,6 +237,15 @@ class Office:
     async def _is_ready(self) -> bool:
         """A sandbox that died a moment ago may have left connections that do not know it yet."""
         return self.door.is_open and await self._sandbox_state() is SandboxState.RUNNING
+
+    async def has_died(self) -> bool:
+        """Whether its sandbox, whose door has just closed, runs no more or ceases to within `DEATH_WAIT_S`."""
+        deadline = time.monotonic() + DEATH_WAIT_S
+        while await self._sandbox_state() is SandboxState.RUNNING:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(PROBE_PAUSE_S)
+        return True
 
     async def _bring_up(self) -> None:
         await self._bring_here()

@@ -266,6 +266,10 @@ class Door:
             raise DoorClosed(
                 f"The office of {self.agent} did not start the command in {ANSWER_TIMEOUT_S:g} s."
             ) from error
+        except DoorClosed as error:
+            writer.close()
+            error.details["begun"] = False
+            raise
         except BaseException:
             writer.close()
             raise
