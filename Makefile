@@ -11,8 +11,6 @@ TENURE := $(ROOT) .venv/bin/tenure
 READY := .venv/.installed
 TENURE_TEST_HOME ?= /var/lib/tenure-test
 TEST_POOL_GB := 20
-# Many tests kill real processes on a machine that may be busy: what fails is tried once more, and told as RERUN at the end.
-RERUNS ?= 1
 
 .PHONY: setup demo test bench lint lock clean-test
 .DEFAULT_GOAL := setup
@@ -26,7 +24,7 @@ demo: setup
 test: lint
 	@command -v rsync >/dev/null || { $(ROOT) apt-get -q update && $(ROOT) apt-get -q -y install --no-install-recommends rsync; }
 	$(ROOT) env TENURE_HOME="$(TENURE_TEST_HOME)" TENURE_POOL_GB=$(TEST_POOL_GB) .venv/bin/tenure setup
-	$(ROOT) env TENURE_TEST_HOME="$(TENURE_TEST_HOME)" .venv/bin/python -m pytest --reruns $(RERUNS) -rR $(ARGS)
+	$(ROOT) env TENURE_TEST_HOME="$(TENURE_TEST_HOME)" .venv/bin/python -m pytest $(ARGS)
 
 bench: setup
 	$(ROOT) .venv/bin/python benchmarks/run.py $(ARGS)
