@@ -227,6 +227,15 @@ def test_a_database_used_while_its_office_sleeps_rests_too(live: Live) -> None:
     agent.delete()
 
 
+def test_a_statement_is_use_though_the_office_sleeps(live: Live) -> None:
+    agent = live.agent("long-statement")
+    agent.sleep()
+    agent.rest(pause_after_s=1)
+    assert agent.sql("SELECT 7 FROM pg_sleep(6)").rows == [[7]]
+    assert state(agent) == "stopped"
+    agent.delete()
+
+
 def test_sleeping_agents_cost_rows_and_disk_only(live: Live) -> None:
     """No process, no socket, no open file for any of them, asleep since ever or again; and one of them wakes like any other."""
 

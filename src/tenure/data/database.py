@@ -72,8 +72,9 @@ class OfficeDatabase:
     ) -> None:
         self.agent = agent
         self._server = OfficeServer(settings, agent, volume, uid, grant_room, before_start, on_failure)
+        self._use = Use() if use is None else use
         self._opened = 0
-        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count, use=use)
+        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count, use=self._use)
 
     # --- life -----------------------------------------------------------------------------------------------------
     @property
@@ -199,19 +200,21 @@ class OfficeDatabase:
 
     @contextlib.asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncGenerator[Connection]:
-        """A connection as the agent, whose statements the server ends after `timeout_s`."""
-        connection = await self._server.connect(timeout_s)
-        try:
-            yield connection
-        except (CommandTimeout, asyncio.CancelledError):
-            await asyncio.shield(connection.cancel())
-            raise
-        except DatabaseError as error:
-            if error.details.get("sqlstate") == QUERY_CANCELED and "statement timeout" in error.message:
-                raise _timed_out(timeout_s) from error
-            raise
-        finally:
-            connection.close()
+        """A connection as the agent, whose statements the server ends after `timeout_s`. The office is in use meanwhile, the
+        start of a server that is down included."""
+        with self._use.during():
+            connection = await self._server.connect(timeout_s)
+            try:
+                yield connection
+            except (CommandTimeout, asyncio.CancelledError):
+                await asyncio.shield(connection.cancel())
+                raise
+            except DatabaseError as error:
+                if error.details.get("sqlstate") == QUERY_CANCELED and "statement timeout" in error.message:
+                    raise _timed_out(timeout_s) from error
+                raise
+            finally:
+                connection.close()
 
 
 def _shape(result: Result) -> SqlResult:

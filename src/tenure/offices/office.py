@@ -140,7 +140,6 @@ class Office:
         """For what does not come through the door; the office need not be awake for it. Raises as `present`."""
         await self.present()
         self.use.touch()
-        self._database_may_run = True
         return self.database
 
     @property
@@ -442,12 +441,17 @@ class Office:
 
     async def _rest_database(self) -> None:
         """A database that somebody used while its office slept."""
-        policy, idle_s = self.rest_policy, self.use.idle_s
-        if self._database_may_run and policy.pause_after_s is not None and idle_s >= policy.pause_after_s:
-            async with self._changing:
-                if await self.tier() in (Tier.HIBERNATED, Tier.STOPPED):
+        after_s = self.rest_policy.pause_after_s
+        if not self._database_may_run or after_s is None or self.use.idle_s < after_s:
+            return
+        async with self._changing:
+            if await self.tier() in (Tier.HIBERNATED, Tier.STOPPED) and self.use.idle_s >= after_s:
+                self._database_may_run = False  # before it stops: whoever starts it again meanwhile sets it
+                try:
                     await self.database.stop()
-                    self._database_may_run = False
+                except BaseException:
+                    self._database_may_run = True
+                    raise
 
     async def _stop(self) -> None:
         """Nothing of it runs then, and no memory of it is left."""
@@ -592,6 +596,7 @@ class Office:
         if self.record.archived is not None:  # since whoever uses it was let through
             raise Conflict(f"{self.record.name} was archived meanwhile.", hint="Try again: that brings it back.")
         await self._health.permit_database(self)
+        self._database_may_run = True
 
     # --- volume ------------------------------------------------------------------------------------------------------
     async def make_volume(self, image: Path) -> None:
