@@ -29,6 +29,8 @@
     ├── StorageError             an S3 does not answer, or refuses
     ├── DoorError
     │   └── DoorClosed
+    ├── ModelError               a model's provider does not answer, or what it says makes no sense
+    │   └── ContextTooLong
     └── InternalError            a bug in Tenure, or a part that broke in a way nobody foresaw
 
 Each has a stable `code` (what programs compare), a `message` (what happened), a `hint` (what a person can try),
@@ -197,6 +199,30 @@ class DoorError(TenureError):
 
 class DoorClosed(DoorError):
     code = "door_closed"
+
+
+class ModelError(TenureError):
+    """`retry_after_s`: how long the provider asked to be left alone."""
+
+    code = "model_error"
+    http_status = 502
+    retryable = True
+    default_hint = "Try again; or give the agent another model to fall back to."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        details: dict[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.retry_after_s = retry_after_s
+
+
+class ContextTooLong(ModelError):
+    code = "context_too_long"
 
 
 class InternalError(TenureError):

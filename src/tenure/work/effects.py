@@ -17,6 +17,7 @@ from tenure.work.failures import Failure, FailureClass, failure_of, is_definite,
 from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
 from tenure.work.plan import Effect, Notify, PutObject, RunScript, RunSql, item_text
 from tenure.work.template import Scope, render
+from tenure.work.thoughts import Question
 
 WAIT_S = 20.0
 """One question after a running command; the next follows at once."""
@@ -55,7 +56,14 @@ class Lost:
     failure: Failure
 
 
-Outcome = Done | Failed | Blocked | Lost
+@dataclass(frozen=True)
+class Asks:
+    """It cannot go on before a person answered; nothing of it runs meanwhile."""
+
+    question: Question
+
+
+Outcome = Done | Failed | Blocked | Lost | Asks
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from tenure.work.failures import Failure
-from tenure.work.plan import Plan
+from tenure.work.plan import Check, Plan
+from tenure.work.thoughts import BrainSettings, CallResult, Question, Thought
 
 
 class Event(BaseModel):
@@ -41,11 +42,23 @@ class RunCreated(Event):
     brain: str
     playbook_name: str | None = None
     inputs: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    settings: BrainSettings | None = None
+    """None: there is no brain that thinks."""
+    accept: tuple[Check, ...] = ()
+    """What has to hold in the end, whatever the plan."""
+    parent: str | None = None
+    """The run that this one is a sub-goal of."""
 
 
 class Planned(Event):
+    """The first plan, or one that takes the place of the one before: then the steps that are done stay done, and those that
+    are under way go on."""
+
     kind: Literal["planned"] = "planned"
     plan: Plan
+    node: str = ""
+    """Whose thought it was; empty for the first."""
+    reason: str = ""
 
 
 class RunClaimed(Event):
@@ -63,6 +76,10 @@ class Parked(Event):
     question: str
     evidence: str = ""
     nodes: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    """Those that wait for answers of their own."""
+    until: datetime | None = None
+    """When the first of them expires: then a worker looks again."""
 
 
 class Answered(Event):
@@ -190,6 +207,66 @@ class SnapshotTaken(Event):
     at_seq: int
 
 
+# --- thinking ------------------------------------------------------------------------------------------------------------
+class Thinking(Event):
+    """The brain was asked, and what it decided. The intent of every tool call in it, too."""
+
+    kind: Literal["thinking"] = "thinking"
+    node: str
+    attempt: int
+    turn: int
+    """Counts from 0 in each attempt."""
+    thought: Thought
+    duration_s: float = 0.0
+
+
+class CallDone(Event):
+    """What came of one call of a turn's thought, or of its question, wait or proposal (then `index` is 0)."""
+
+    kind: Literal["call_done"] = "call_done"
+    node: str
+    attempt: int
+    turn: int
+    index: int
+    result: CallResult
+
+
+class Reported(Event):
+    """What a program that works on a step said of itself: a checkpoint to go on from, its session, its progress. Not evidence."""
+
+    kind: Literal["reported"] = "reported"
+    node: str
+    attempt: int
+    what: str
+    data: JsonValue = None
+
+
+class Waiting(Event):
+    """The node rests until then, or until the other run is over."""
+
+    kind: Literal["waiting"] = "waiting"
+    node: str
+    until: datetime
+    run: str | None = None
+    reason: str = ""
+
+
+# --- asking people -------------------------------------------------------------------------------------------------------
+class Asked(Event):
+    kind: Literal["asked"] = "asked"
+    node: str
+    question: Question
+
+
+class QuestionAnswered(Event):
+    """By a person, or by its own expiry (`by` is empty then). The first answer counts; nobody can write a second."""
+
+    kind: Literal["question_answered"] = "question_answered"
+    question: str
+    answer: str
+    by: str = ""
+
+
 # --- the ladder ------------------------------------------------------------------------------------------------------
 class RungEntered(Event):
     """A recovery begins. `joined`: another step's recovery of the office serves this one too, at no cost to its budget."""
@@ -246,7 +323,13 @@ AnyEvent = Annotated[
     | SnapshotTaken
     | RungEntered
     | RungDone
-    | OfficeRestored,
+    | OfficeRestored
+    | Thinking
+    | CallDone
+    | Reported
+    | Waiting
+    | Asked
+    | QuestionAnswered,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

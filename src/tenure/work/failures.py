@@ -31,6 +31,16 @@ class FailureClass(StrEnum):
     DISK_FULL = "disk_full"
     USAGE = "usage"
     """The request itself is wrong: repeating it cannot help."""
+    MODEL = "model"
+    """The brain's provider does not answer as it should: overloaded, limited, unreachable, or what it says makes no sense."""
+    CONTEXT = "context"
+    """The conversation is too long for the model."""
+    STUCK = "stuck"
+    """The brain does the same over and over, or gets nowhere."""
+    BUDGET = "budget"
+    """What the run may cost is spent."""
+    DENIED = "denied"
+    """A person said no."""
     INTERNAL = "internal"
 
 
@@ -43,6 +53,8 @@ class Failure(BaseModel):
     message: str
     evidence: str = ""
     exit_code: int | None = Field(default=None)
+    retry_after_s: float | None = Field(default=None, ge=0)
+    """How long whoever failed asked to be left alone."""
 
 
 def tail(text: str, bytes_max: int = EVIDENCE_BYTES_MAX) -> str:
@@ -56,7 +68,10 @@ def tail(text: str, bytes_max: int = EVIDENCE_BYTES_MAX) -> str:
 def failure_of(error: Exception, evidence: str = "") -> Failure:
     """The failure that an exception stands for."""
     message = error.message if isinstance(error, TenureError) else f"{type(error).__name__}: {error}"
-    return Failure(kind=_class_of(error), message=message[:MESSAGE_CHARS_MAX], evidence=tail(evidence))
+    wait_s = error.retry_after_s if isinstance(error, errors.ModelError) else None
+    return Failure(
+        kind=_class_of(error), message=message[:MESSAGE_CHARS_MAX], evidence=tail(evidence), retry_after_s=wait_s
+    )
 
 
 def is_definite(error: Exception) -> bool:
@@ -91,5 +106,9 @@ def _class_of(error: Exception) -> FailureClass:
             return FailureClass.SANDBOX
         case errors.DoorError():
             return FailureClass.DOOR
+        case errors.ContextTooLong():
+            return FailureClass.CONTEXT
+        case errors.ModelError():
+            return FailureClass.MODEL
         case _:
             return FailureClass.INTERNAL

@@ -64,7 +64,17 @@ class Notify(Part):
     body: str = ""
 
 
-Effect = Annotated[RunScript | RunSql | PutObject | Notify, Field(discriminator="kind")]
+class Work(Part):
+    """Done by the run's brain with the office's tools, until it says that it is done. `purpose` as `thoughts.Purpose`."""
+
+    kind: Literal["work"] = "work"
+    instructions: str
+    purpose: str = "work"
+    about: str = ""
+    """The step that it is to mend, or for whose sake another plan is wanted."""
+
+
+Effect = Annotated[RunScript | RunSql | PutObject | Notify | Work, Field(discriminator="kind")]
 
 
 class SqlCheck(Part):
@@ -89,7 +99,17 @@ class FileCheck(Part):
     path: str
 
 
-Check = Annotated[SqlCheck | RunCheck | FileCheck, Field(discriminator="kind")]
+class HttpCheck(Part):
+    """Holds when a GET, made inside the office (through its egress, unless it is of the office itself), is answered with
+    `status`, and the body has `contains` in it."""
+
+    kind: Literal["http"] = "http"
+    url: str
+    status: int = 200
+    contains: str = ""
+
+
+Check = Annotated[SqlCheck | RunCheck | FileCheck | HttpCheck, Field(discriminator="kind")]
 
 
 class OnLost(StrEnum):
@@ -97,6 +117,15 @@ class OnLost(StrEnum):
 
     ASK = "ask"
     RETRY = "retry"
+
+
+class Approval(Part):
+    """A person has to allow the step before it begins."""
+
+    text: str = ""
+    expires_after_s: float | None = Field(default=None, gt=0)
+    escalate_to: str = ""
+    """Whom to ask when nobody answered in time; without it the answer is no then."""
 
 
 class ForEach(Part):
@@ -125,6 +154,9 @@ class PlanStep(Part):
     """It may leave the office worse than it found it: a snapshot is taken before it, and the ladder goes back to that."""
     snapshot: bool | None = None
     """Whether one is taken after it; None: if it has checks, and not too soon after another."""
+    approval: Approval | None = None
+    undo: str | None = None
+    """Script that takes back what the step did, for a plan that goes another way (the last one done is undone first)."""
     final: bool = False
     """What it does outside of the office cannot be undone, so the ladder never goes back to before it."""
 
