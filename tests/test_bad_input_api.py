@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from tenure.settings import Settings
 from tenure.testing.fake_exports import FakeArchiving, exports_of
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
+from tenure.testing.fake_signals import FileSignals
 from tenure.testing.fake_ssh_keys import FakeSshKeys
 
 pytest_plugins = ("fixtures.server",)
@@ -287,6 +289,7 @@ class Target:
         gateway = Gateway(FakeSshKeys(), Passes(TOKENS.owner))
         offices = FakeOffices()
         exports = exports_of(offices)
+        self.told = tempfile.TemporaryDirectory()
         services = Services(
             Settings(home=Path("/nonexistent")),
             offices,
@@ -297,6 +300,7 @@ class Target:
             exports,
             exports,
             FakeArchiving(offices),
+            FileSignals(Path(self.told.name)),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

@@ -565,11 +565,59 @@ class CommandStatus(Answer):
     duration_s: float | None = None
 
 
+# --- what programs of an office tell of themselves --------------------------------------------------------------------
+CHECKPOINT_BYTES_MAX = 64 * 1024
+PROGRESS_CHARS_MAX = 2000
+HEARTBEAT_S_MAX = 24 * 3600.0
+
+
+class SignalsRequest(Request):
+    """`PUT …/work/{key}`: lets programs of the office tell of themselves under the key."""
+
+    checkpoint: Any = None
+
+
+class HeartbeatRequest(Request):
+    """`POST /work/{key}/heartbeat`; the body may be left out. `every_s`: how often there will be one from now on."""
+
+    every_s: float | None = Field(default=None, gt=0, le=HEARTBEAT_S_MAX)
+
+
+class ProgressRequest(Request):
+    text: str = Field(max_length=PROGRESS_CHARS_MAX)
+
+
+class ProgramQuestion(Request):
+    """`POST /work/{key}/ask`: a question for a person. The answer comes back under its `name`."""
+
+    name: str = Field(default="question", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    text: str = Field(min_length=1, max_length=10_000)
+    options: tuple[str, ...] = Field(default=(), max_length=20)
+    approval: bool = False
+    """Yes or no."""
+    evidence: str = Field(default="", max_length=8192)
+
+
+class Signals(Answer):
+    """See `tenure.work.hands.Signals`."""
+
+    checkpoint: Any = None
+    checkpoints: int = 0
+    progress: str = ""
+    progresses: int = 0
+    beats: int = 0
+    heartbeats: int = 0
+    heartbeat_s: float | None = None
+    question: dict[str, Any] | None = None
+
+
 # --- data of an office -----------------------------------------------------------------------------------------------
 class SqlRequest(Request):
     statement: str = Field(min_length=1, max_length=STATEMENT_CHARS_MAX)
     key: str | None = Field(default=None, max_length=200)
     rows_max: int = Field(default=1000, ge=0, le=ROWS_MAX)
+    read_only: bool = False
+    """Refuses what would write; not with a key."""
 
 
 class CsvRequest(Request):
@@ -610,6 +658,14 @@ class ObjectFromFileRequest(Request):
     key: str | None = Field(default=None, max_length=200)
 
 
+class FileFromObjectRequest(Request):
+    """`POST …/file-from-object`: copies an object of the office into its file `path`."""
+
+    bucket: str
+    name: str
+    path: str
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 class RunState(StrEnum):
     QUEUED = "queued"
@@ -644,6 +700,16 @@ class RunRequest(Request):
     playbook_name: str | None = None
     """What errors call it: usually the file's name."""
     inputs: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+class SubgoalRequest(Request):
+    """`POST /v1/runs/subgoals`: a run of the agent's brain, once per `key`."""
+
+    agent: str
+    goal: str = Field(min_length=1, max_length=GOAL_CHARS_MAX)
+    key: str = Field(min_length=1, max_length=200)
+    parent: str | None = None
+    """The run whose sub-goal it is."""
 
 
 class StepSnapshot(Answer):

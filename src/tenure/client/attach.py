@@ -97,7 +97,7 @@ def open_websocket(endpoint: Endpoint, path: str) -> ClientConnection:
         opened.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         return opened
     except InvalidStatus as error:
-        raise _refusal(error, endpoint) from error
+        raise refusal(error, endpoint) from error
     except (OSError, InvalidHandshake, InvalidURI) as error:
         raise endpoint.unreachable(error) from error
 
@@ -114,7 +114,8 @@ def has_room(websocket: ClientConnection, wait_s: float) -> bool:
     return bool(poll.poll(wait_s * 1000))
 
 
-def _refusal(error: InvalidStatus, endpoint: Endpoint) -> TenureError:
+def refusal(error: InvalidStatus, endpoint: Endpoint) -> TenureError:
+    """What the server answered instead of opening a WebSocket."""
     response = error.response
     try:
         return from_payload(json.loads(response.body or b""))

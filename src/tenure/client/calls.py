@@ -278,6 +278,15 @@ def forget_command(agent: str, key: str) -> Call[None]:
     return Call("DELETE", _agent(agent, "commands", key), _nothing, timeout_s=OFFICE_S, repeatable=True)
 
 
+# --- what programs tell of themselves ----------------------------------------------------------------------------------
+def open_signals(agent: str, key: str, request: wire.SignalsRequest) -> Call[None]:
+    return Call("PUT", _agent(agent, "work", key), _nothing, body=request, repeatable=True)
+
+
+def signals(agent: str, key: str) -> Call[wire.Signals]:
+    return Call("GET", _agent(agent, "work", key), _model(wire.Signals), repeatable=True)
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 def download(agent: str, path: str, user: str) -> Call[bytes]:
     params: dict[str, str | int | float] = {"path": path, "user": user}
@@ -317,8 +326,8 @@ def sql_csv(agent: str, request: wire.CsvRequest, timeout_s: float = 600.0) -> C
     return Call("POST", _agent(agent, "sql", "csv"), _raw, body=request, timeout_s=timeout_s)
 
 
-def list_objects(agent: str, bucket: str | None, prefix: str | None) -> Call[wire.ObjectList]:
-    params: dict[str, str | int | float] = {}
+def list_objects(agent: str, bucket: str | None, prefix: str | None, limit: int | None = None) -> Call[wire.ObjectList]:
+    params: dict[str, str | int | float] = {} if limit is None else {"limit": limit}
     if bucket:
         params["bucket"] = check_name(bucket, "bucket")
     if prefix:
@@ -350,12 +359,22 @@ def object_from_file(agent: str, request: wire.ObjectFromFileRequest) -> Call[wi
     return Call("POST", path, _model(wire.ObjectInfo), body=request, timeout_s=OFFICE_S, repeatable=True)
 
 
+def file_from_object(agent: str, request: wire.FileFromObjectRequest) -> Call[wire.ObjectInfo]:
+    path = _agent(agent, "file-from-object")
+    return Call("POST", path, _model(wire.ObjectInfo), body=request, timeout_s=OFFICE_S, repeatable=True)
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 def create_run(request: wire.RunRequest) -> Call[wire.Run]:
     check_name(request.agent)
     if len(request.playbook) > wire.PLAYBOOK_CHARS_MAX:
         raise TooLarge(f"The playbook is longer than {wire.PLAYBOOK_CHARS_MAX} characters.")
     return Call("POST", "/v1/runs", _model(wire.Run), body=request)
+
+
+def start_subgoal(request: wire.SubgoalRequest) -> Call[wire.Run]:
+    check_name(request.agent)
+    return Call("POST", "/v1/runs/subgoals", _model(wire.Run), body=request, repeatable=True)
 
 
 def list_runs(agent: str | None, state: str | None) -> Call[wire.RunList]:

@@ -11,15 +11,29 @@ import asyncio
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 from tenure import wire
-from tenure.client import calls
+from tenure.client import calls, open_program
+from tenure.client.attach import AttachRequest
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.transport import AsyncTransport
-from tenure.errors import NotFound, ServerUnreachable, TenureError
+from tenure.errors import Conflict, NotFound, ServerUnreachable, TenureError
 from tenure.identity.tokens import worker_token_file
 from tenure.settings import Settings
-from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult, TakenSnapshot
+from tenure.work.hands import (
+    Command,
+    CommandState,
+    CommandStatus,
+    Hands,
+    OpenProgram,
+    RunStatus,
+    Signals,
+    SqlResult,
+    TakenSnapshot,
+)
+from tenure.work.subgoals import status_of_run
 
 T = TypeVar("T")
 
@@ -69,8 +83,22 @@ class HttpHands(Hands):
     async def forget_command(self, agent: str, key: str) -> None:
         await self._send(calls.forget_command(agent, key))
 
-    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
-        request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
+    async def open_signals(self, agent: str, key: str, checkpoint: JsonValue = None) -> None:
+        await self._send(calls.open_signals(agent, key, wire.SignalsRequest(checkpoint=checkpoint)))
+
+    async def signals(self, agent: str, key: str) -> Signals:
+        return Signals(**(await self._send(calls.signals(agent, key))).model_dump())
+
+    async def open_program(
+        self, agent: str, argv: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> OpenProgram:
+        request = AttachRequest(argv=list(argv), env=env or {}, cwd=cwd)
+        return await open_program.open_program(self._transport.endpoint, agent, request)
+
+    async def sql(
+        self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
+        request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max, read_only=read_only)
         found = await self._send(calls.sql(agent, request))
         return SqlResult(found.columns, found.rows, found.status, found.truncated, found.repeated)
 
@@ -78,6 +106,41 @@ class HttpHands(Hands):
         request = wire.ObjectFromFileRequest(path=path, bucket=bucket, name=name, key=key)
         found = await self._send(calls.object_from_file(agent, request))
         return found.model_dump(include={"bucket", "name", "size_bytes", "sha256"})
+
+    async def write_object(self, agent: str, bucket: str, name: str, data: bytes, *, key: str) -> dict[str, Any]:
+        found = await self._send(replace(calls.put_object(agent, bucket, name, data, None), repeatable=True))
+        return found.model_dump(include={"bucket", "name", "size_bytes", "sha256"})
+
+    async def read_object(self, agent: str, bucket: str, name: str, *, bytes_max: int = 65536) -> bytes | None:
+        read = b""
+        try:
+            async with self._transport.stream(calls.get_object(agent, bucket, name)) as response:
+                async for chunk in response.aiter_bytes():
+                    read += chunk
+                    if len(read) >= bytes_max:
+                        break
+        except NotFound:
+            await self._send(calls.get_agent(agent))  # Raises NotFound when it was the agent that is missing.
+            return None
+        return read[:bytes_max]
+
+    async def object_to_file(self, agent: str, bucket: str, name: str, path: str, *, key: str) -> int:
+        request = wire.FileFromObjectRequest(bucket=bucket, name=name, path=path)
+        return (await self._send(calls.file_from_object(agent, request))).size_bytes
+
+    async def list_objects(
+        self, agent: str, bucket: str | None = None, prefix: str = "", *, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        found = await self._send(calls.list_objects(agent, bucket, prefix, limit))
+        return [one.model_dump(include={"bucket", "name", "size_bytes"}) for one in found.objects]
+
+    async def delete_object(self, agent: str, bucket: str, name: str, *, key: str) -> bool:
+        try:
+            await self._send(replace(calls.delete_object(agent, bucket, name), repeatable=True))
+        except NotFound:
+            await self._send(calls.get_agent(agent))  # Raises NotFound when it was the agent that is missing.
+            return False
+        return True
 
     async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
         request = wire.MessageRequest(agent=agent, subject=subject, body=body, key=key, run_id=run_id)
@@ -98,6 +161,23 @@ class HttpHands(Hands):
         found = await self._send(calls.take_snapshot(agent, request))
         # Not `seq`: when it was taken before a crash, the journal was shorter. (0 for a run that was over by then.)
         return TakenSnapshot(found.id, found.runs.get(run_id, 0), found.step is not None and found.step.verified)
+
+    async def keep_snapshot(self, agent: str, name: str, *, key: str) -> str:
+        request = wire.SnapshotRequest(name=name, key=key)
+        return (await self._send(calls.take_snapshot(agent, request))).id
+
+    async def start_run(self, agent: str, goal: str, *, key: str, parent: str | None = None) -> RunStatus:
+        request = wire.SubgoalRequest(agent=agent, goal=goal, key=key, parent=parent)
+        return status_of_run(await self._send(calls.start_subgoal(request)))
+
+    async def run_status(self, run_id: str) -> RunStatus:
+        return status_of_run(await self._send(calls.get_run(run_id)))
+
+    async def cancel_run(self, run_id: str) -> RunStatus:
+        try:
+            return status_of_run(await self._send(replace(calls.cancel_run(run_id), repeatable=True)))
+        except Conflict:  # it is over
+            return await self.run_status(run_id)
 
     async def reconnect(self, agent: str) -> None:
         await self._send(calls.reconnect(agent))

@@ -61,6 +61,8 @@ OFFICE_ACTIONS = frozenset(
         "egress:connect",
         "message:create",
         "run:read",
+        "work:read",
+        "work:tell",
     }
 )
 """What an office may do with its own things."""

@@ -23,6 +23,7 @@ from tenure.server.api import (
     objects,
     previews,
     runs,
+    signals,
     snapshots,
     sql,
     ssh,
@@ -32,7 +33,22 @@ from tenure.server.failures import Failures
 from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
 from tenure.server.services import Services
 
-ROUTERS = (health, agents, snapshots, exports, commands, files, sql, objects, runs, inbox, ssh, ssh_keys, previews)
+ROUTERS = (
+    health,
+    agents,
+    snapshots,
+    exports,
+    commands,
+    files,
+    sql,
+    objects,
+    runs,
+    signals,
+    inbox,
+    ssh,
+    ssh_keys,
+    previews,
+)
 PASSED_ON: tuple[type[Exception], ...] = (
     HTTPException,
     RequestValidationError,

@@ -56,6 +56,7 @@ from tenure.use import Use
 from tenure.work.carried import CarriedRuns
 from tenure.work.claims import release_claims, worker_id
 from tenure.work.runs import Runs
+from tenure.work.signals import SignalStore
 
 LIMITS_EVERY_S = 2.0
 EXPORTS_EVERY_S = 5.0
@@ -127,6 +128,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             exports=exports,
             imports=imports,
             archiving=Archiving(settings, exports, depot, offices, runs.open_of),
+            signals=SignalStore(database),
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )

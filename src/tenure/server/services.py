@@ -22,7 +22,7 @@ from tenure.offices.models import SnapshotKind, StepMark
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
 from tenure.work.forks import ForkPoint
-from tenure.work.hands import Command, CommandStatus, SqlResult
+from tenure.work.hands import Command, CommandStatus, Signals, SqlResult
 
 STDIN, STDOUT, STDERR, RESIZE, STDIN_EOF, SIGNAL = range(6)
 """Channels of an attached session, as on the wire (first byte of each binary frame)."""
@@ -113,7 +113,9 @@ class Session(Protocol):
 
 
 class OfficeDatabase(Protocol):
-    async def execute(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+    async def execute(
+        self, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
         """See `tenure.work.hands.Hands.sql`."""
         ...
 
@@ -342,6 +344,11 @@ class Runs(Protocol):
         """Raises `PlaybookError`, which names file, line and field. The caller has checked that the agent exists."""
         ...
 
+    async def create_subgoal(self, *, agent: str, goal: str, key: str, parent: str | None = None) -> Any:
+        """A run of the agent's own brain, once per key. Raises `NotFound` for an unknown `parent`, `UsageError`, `Conflict` when
+        the agent has too many runs that are not over."""
+        ...
+
     async def list(self, *, agent: str | None = None, state: str | None = None, limit: int = 200) -> Sequence[Any]:
         """Newest first."""
         ...
@@ -393,6 +400,21 @@ class Inbox(Protocol):
 
     async def get(self, message_id: str) -> Any: ...
     async def mark_read(self, message_id: str) -> Any: ...
+
+
+class SignalsOf(Protocol):
+    """What programs of an office tell of themselves, by agent and key. All raise `NotFound` for a key that was not opened."""
+
+    async def open(self, agent: str, key: str, checkpoint: Any = None) -> None:
+        """Makes room for it, beginning with the checkpoint; does nothing when there is. Raises `TooLarge`."""
+
+    async def read(self, agent: str, key: str) -> Signals: ...
+    async def beat(self, agent: str, key: str, every_s: float | None = None) -> None: ...
+    async def keep(self, agent: str, key: str, checkpoint: Any) -> None:
+        """Raises `TooLarge`."""
+
+    async def progress(self, agent: str, key: str, text: str) -> None: ...
+    async def ask(self, agent: str, key: str, question: wire.ProgramQuestion) -> None: ...
 
 
 class SshKey(Protocol):
@@ -468,6 +490,7 @@ class Services:
     exports: Exports
     imports: Imports
     archiving: Archiving
+    signals: SignalsOf
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

@@ -23,8 +23,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tenure.errors import DatabaseError, DoorClosed, NotFound, SandboxDead
-from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult, TakenSnapshot
+from pydantic import JsonValue
+
+from tenure.errors import AlreadyExists, DatabaseError, DoorClosed, InvalidArgument, NotFound, SandboxDead
+from tenure.names import check_name
+from tenure.testing.fake_program import FakeProgram, open_fake_program
+from tenure.testing.fake_signals import FileSignals, SignalServer
+from tenure.work.hands import (
+    Command,
+    CommandState,
+    CommandStatus,
+    Hands,
+    OpenProgram,
+    RunStatus,
+    Signals,
+    SqlResult,
+    TakenSnapshot,
+)
 
 OUTPUT_BYTES_MAX = 65536
 POLL_S = 0.02
@@ -41,6 +56,11 @@ class FakeHands(Hands):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._signals = FileSignals(root)
+        self._servers: dict[int, SignalServer] = {}
+        """By the process that they are in: one that was forked has its own."""
+        self.programs: list[FakeProgram] = []
+        """All that were opened, in order."""
 
     # --- the stage ---------------------------------------------------------------------------------------------------
     def add_agent(self, agent: str) -> Path:
@@ -81,8 +101,11 @@ class FakeHands(Hands):
 
     def close(self) -> None:
         """Ends all commands of all agents."""
+        if server := self._servers.pop(os.getpid(), None):
+            server.close()
         for office in self._root.iterdir():
-            self._end_commands(office.name)
+            if office.is_dir():
+                self._end_commands(office.name)
 
     # --- commands ----------------------------------------------------------------------------------------------------
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
@@ -96,7 +119,7 @@ class FakeHands(Hands):
         (job / "command.json").write_text(
             json.dumps({"script": command.script, "timeout_s": command.timeout_s, "cwd": command.cwd or str(home)})
         )
-        env = {"PATH": os.environ["PATH"], "HOME": str(home), "USER": command.user, **command.env}
+        env = self._environment(agent, command.user) | command.env
         with (job / "output").open("wb") as output:
             runner = subprocess.Popen(  # noqa: ASYNC220 - it must outlive this process
                 [sys.executable, "-S", "-E", str(_RUNNER), str(job)],
@@ -137,13 +160,41 @@ class FakeHands(Hands):
         if self._status(job).state is not CommandState.RUNNING:
             (job / "output").unlink(missing_ok=True)
 
+    # --- programs ----------------------------------------------------------------------------------------------------
+    async def open_signals(self, agent: str, key: str, checkpoint: JsonValue = None) -> None:
+        self._office(agent)
+        await self._signals.open(agent, key, checkpoint)
+
+    async def signals(self, agent: str, key: str) -> Signals:
+        self._office(agent)
+        return await self._signals.read(agent, key)
+
+    async def open_program(
+        self, agent: str, argv: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> OpenProgram:
+        home = self._reach(agent) / "home"
+        directory = home / (cwd or "")
+        if not directory.is_dir():
+            raise InvalidArgument(f"The office cannot start this: {cwd}: No such file or directory.")
+        program = await open_fake_program(argv, self._environment(agent, "agent") | (env or {}), directory)
+        self.programs.append(program)
+        return program
+
+    def _environment(self, agent: str, user: str) -> dict[str, str]:
+        server = self._servers.get(os.getpid()) or self._servers.setdefault(os.getpid(), SignalServer(self._signals))
+        home = str(self._office(agent) / "home")
+        return {"PATH": os.environ["PATH"], "HOME": home, "USER": user, "TENURE_URL": f"{server.url}/{agent}"}
+
     # --- data --------------------------------------------------------------------------------------------------------
-    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+    async def sql(
+        self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
         office = self._reach(agent)
         with contextlib.closing(_connect(office)) as connection:
             connection.execute("pragma synchronous = off")
             connection.execute("create table if not exists tenure_keys (key text primary key, result text)")
-            connection.execute("begin immediate")
+            connection.execute(f"pragma query_only = {int(read_only)}")
+            connection.execute("begin" if read_only else "begin immediate")
             if key is not None:
                 known = connection.execute("select result from tenure_keys where key = ?", (key,)).fetchone()
                 if known:
@@ -163,16 +214,49 @@ class FakeHands(Hands):
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         office = self._reach(agent)
-        source, target = office / "home" / path, office / "objects" / bucket / name
+        source = office / "home" / path
         if not source.is_file():
             raise NotFound(f"There is no file {path}.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")
-        shutil.copyfile(source, fresh)
-        fresh.rename(target)
-        data = target.read_bytes()
+        return await self.write_object(agent, bucket, name, source.read_bytes(), key=key)
+
+    async def write_object(self, agent: str, bucket: str, name: str, data: bytes, *, key: str) -> dict[str, Any]:
+        _replace(self._object(agent, bucket, name), data)
         digest = hashlib.sha256(data).hexdigest()
         return {"bucket": bucket, "name": name, "size_bytes": len(data), "sha256": digest}
+
+    async def read_object(self, agent: str, bucket: str, name: str, *, bytes_max: int = 65536) -> bytes | None:
+        found = self._object(agent, bucket, name)
+        return found.read_bytes()[:bytes_max] if found.is_file() else None
+
+    async def object_to_file(self, agent: str, bucket: str, name: str, path: str, *, key: str) -> int:
+        data, target = self._object(agent, bucket, name), self._office(agent) / "home" / path
+        if not data.is_file():
+            raise NotFound(f"There is no object {bucket}/{name}.")
+        if not target.parent.is_dir():
+            raise NotFound(f"There is no directory for {path}.")
+        _replace(target, data.read_bytes())
+        return data.stat().st_size
+
+    async def list_objects(
+        self, agent: str, bucket: str | None = None, prefix: str = "", *, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        objects, found = self._reach(agent) / "objects", list[dict[str, Any]]()
+        for file in sorted(path for path in objects.rglob("*") if path.is_file()):
+            inside, _, name = str(file.relative_to(objects)).partition("/")
+            if bucket in (None, inside) and name.startswith(prefix):
+                found.append({"bucket": inside, "name": name, "size_bytes": file.stat().st_size})
+        return found[:limit]
+
+    async def delete_object(self, agent: str, bucket: str, name: str, *, key: str) -> bool:
+        found = self._object(agent, bucket, name)
+        was_there = found.is_file()
+        found.unlink(missing_ok=True)
+        return was_there
+
+    def _object(self, agent: str, bucket: str, name: str) -> Path:
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            raise InvalidArgument(f"{name!r} is not a valid object name.")
+        return self._reach(agent) / "objects" / check_name(bucket, "bucket") / name
 
     async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
         self._office(agent)
@@ -194,6 +278,16 @@ class FakeHands(Hands):
         snapshot = self._take(self._office(agent), key, said)
         kept = json.loads((snapshot / "said.json").read_text())
         return TakenSnapshot(snapshot.name, kept["seq"], kept["verified"])
+
+    async def keep_snapshot(self, agent: str, name: str, *, key: str) -> str:
+        office, kept = self._office(agent), {line["key"]: line for line in self._lines(agent, "kept")}
+        if key not in kept:
+            if check_name(name, "snapshot") in [line["name"] for line in kept.values()]:
+                raise AlreadyExists(f"{agent} has a snapshot named {name} already.")
+            snapshot = self._take(office, key, {"name": name, "seq": 0, "verified": False}).name
+            self._write_line(agent, "kept", {"key": key, "name": name, "id": snapshot})
+            return snapshot
+        return kept[key]["id"]
 
     def _take(self, office: Path, key: str, said: dict[str, Any]) -> Path:
         taken = office / "snapshots" / f"snap_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -218,6 +312,48 @@ class FakeHands(Hands):
         fresh = office / f"{_DATABASE}.new"
         shutil.copyfile(snapshot / _DATABASE, fresh)
         fresh.rename(office / _DATABASE)
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+    async def start_run(self, agent: str, goal: str, *, key: str, parent: str | None = None) -> RunStatus:
+        self._office(agent)
+        if not goal.strip():
+            raise InvalidArgument("A run needs a goal.")
+        if parent is not None:
+            await self.run_status(parent)
+        run_id = f"run_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        if run_id not in self._runs():
+            self._write_run(run_id, agent=agent, goal=goal, state="queued", parent=parent)
+        return await self.run_status(run_id)
+
+    async def run_status(self, run_id: str) -> RunStatus:
+        found = self._runs().get(run_id)
+        if found is None:
+            raise NotFound(f"There is no run {run_id!r}.")
+        over = found["state"] in ("succeeded", "failed", "cancelled")
+        return RunStatus(run_id, found["agent"], found["goal"], found["state"], over, found.get("told", ""))
+
+    async def cancel_run(self, run_id: str) -> RunStatus:
+        if not (await self.run_status(run_id)).over:
+            self._write_run(run_id, state="cancelled")
+        return await self.run_status(run_id)
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """Those that were started here, by id, the oldest first. Nobody carries them: `end_run` does."""
+        return self._runs()
+
+    def end_run(self, run_id: str, state: str, told: str = "") -> None:
+        self._write_run(run_id, state=state, told=told)
+
+    def _runs(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for line in _read(self._root / ".runs").decode().splitlines():
+            entry = json.loads(line)
+            found[entry["id"]] = found.get(entry["id"], {}) | entry
+        return found
+
+    def _write_run(self, run_id: str, **fields: Any) -> None:
+        with (self._root / ".runs").open("a") as file:
+            file.write(json.dumps({"id": run_id, **fields}) + "\n")
 
     # --- recovery ----------------------------------------------------------------------------------------------------
     async def restore(self, agent: str, snapshot: str, *, key: str, run_id: str) -> str:
@@ -334,6 +470,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _replace(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")
+    fresh.write_bytes(data)
+    fresh.rename(target)
 
 
 def _connect(office: Path) -> sqlite3.Connection:

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tenure.work.hands import Command, CommandStatus, Hands, SqlResult, TakenSnapshot
+from pydantic import JsonValue
+
+from tenure.work.hands import Command, CommandStatus, Hands, OpenProgram, RunStatus, Signals, SqlResult, TakenSnapshot
 
 T = TypeVar("T")
 
@@ -49,7 +51,9 @@ class FaultyHands(Hands):
             return await call()
         fault.fired += 1
         if not fault.before:
-            await call()
+            done = await call()
+            if isinstance(done, OpenProgram):  # it ends with the connection
+                await done.close()
         raise fault.error()
 
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
@@ -64,11 +68,50 @@ class FaultyHands(Hands):
     async def forget_command(self, agent: str, key: str) -> None:
         await self._call("forget_command", key, lambda: self.hands.forget_command(agent, key))
 
-    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
-        return await self._call("sql", key or "", lambda: self.hands.sql(agent, statement, key=key, rows_max=rows_max))
+    async def open_signals(self, agent: str, key: str, checkpoint: JsonValue = None) -> None:
+        await self._call("open_signals", key, lambda: self.hands.open_signals(agent, key, checkpoint))
+
+    async def signals(self, agent: str, key: str) -> Signals:
+        return await self._call("signals", key, lambda: self.hands.signals(agent, key))
+
+    async def open_program(
+        self, agent: str, argv: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> OpenProgram:
+        return await self._call("open_program", "", lambda: self.hands.open_program(agent, argv, env=env, cwd=cwd))
+
+    async def sql(
+        self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
+        def ask() -> Awaitable[SqlResult]:
+            return self.hands.sql(agent, statement, key=key, rows_max=rows_max, read_only=read_only)
+
+        return await self._call("sql", key or "", ask)
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         return await self._call("put_object", key, lambda: self.hands.put_object(agent, path, bucket, name, key=key))
+
+    async def write_object(self, agent: str, bucket: str, name: str, data: bytes, *, key: str) -> dict[str, Any]:
+        return await self._call(
+            "write_object", key, lambda: self.hands.write_object(agent, bucket, name, data, key=key)
+        )
+
+    async def read_object(self, agent: str, bucket: str, name: str, *, bytes_max: int = 65536) -> bytes | None:
+        return await self._call(
+            "read_object", "", lambda: self.hands.read_object(agent, bucket, name, bytes_max=bytes_max)
+        )
+
+    async def object_to_file(self, agent: str, bucket: str, name: str, path: str, *, key: str) -> int:
+        return await self._call(
+            "object_to_file", key, lambda: self.hands.object_to_file(agent, bucket, name, path, key=key)
+        )
+
+    async def list_objects(
+        self, agent: str, bucket: str | None = None, prefix: str = "", *, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        return await self._call("list_objects", "", lambda: self.hands.list_objects(agent, bucket, prefix, limit=limit))
+
+    async def delete_object(self, agent: str, bucket: str, name: str, *, key: str) -> bool:
+        return await self._call("delete_object", key, lambda: self.hands.delete_object(agent, bucket, name, key=key))
 
     async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
         await self._call("notify", key, lambda: self.hands.notify(agent, subject, body, key=key, run_id=run_id))
@@ -85,6 +128,18 @@ class FaultyHands(Hands):
             )
 
         return await self._call("take_snapshot", key, take)
+
+    async def keep_snapshot(self, agent: str, name: str, *, key: str) -> str:
+        return await self._call("keep_snapshot", key, lambda: self.hands.keep_snapshot(agent, name, key=key))
+
+    async def start_run(self, agent: str, goal: str, *, key: str, parent: str | None = None) -> RunStatus:
+        return await self._call("start_run", key, lambda: self.hands.start_run(agent, goal, key=key, parent=parent))
+
+    async def run_status(self, run_id: str) -> RunStatus:
+        return await self._call("run_status", "", lambda: self.hands.run_status(run_id))
+
+    async def cancel_run(self, run_id: str) -> RunStatus:
+        return await self._call("cancel_run", "", lambda: self.hands.cancel_run(run_id))
 
     async def reconnect(self, agent: str) -> None:
         await self._call("reconnect", "", lambda: self.hands.reconnect(agent))

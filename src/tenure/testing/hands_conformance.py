@@ -14,8 +14,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenure.errors import DatabaseError, NotFound, TenureError
-from tenure.work.hands import Command, CommandState, CommandStatus, Hands
+from tenure.errors import AlreadyExists, DatabaseError, NotFound, TenureError, TooLarge
+from tenure.wire import CHECKPOINT_BYTES_MAX
+from tenure.work.hands import Command, CommandState, CommandStatus, Hands, OpenProgram
 
 ENDS_S = 30.0
 """More than any of the kit's commands takes; only a driver that hangs comes near."""
@@ -228,6 +229,65 @@ async def c32_read_file(hands: Hands, agent: str) -> None:
     assert await hands.read_file(agent, f"{name}.missing") is None
 
 
+async def c23_sql_that_only_reads(hands: Hands, agent: str) -> None:
+    """With `read_only` a query is answered, and what would write raises `DatabaseError` and changes nothing."""
+    table = f"conformance_{secrets.token_hex(4)}"
+    await hands.sql(agent, f"create table {table} (n integer); insert into {table} values (7)")
+    assert (await hands.sql(agent, f"select n from {table}", read_only=True)).rows == [[7]]
+    await _raises(DatabaseError, hands.sql(agent, f"delete from {table}", read_only=True))
+    assert (await hands.sql(agent, f"select count(*) from {table}")).rows == [[1]]
+
+
+async def c34_objects(hands: Hands, agent: str) -> None:
+    """Objects are written, read up to a length, listed by bucket and prefix, copied into a file, and deleted; a missing one is
+    None, raises `NotFound` where it is to be copied, and is no error where it is to be deleted."""
+    name = f"conformance-{secrets.token_hex(4)}"
+    for data in (b"old", b"\x000123456789\xff"):
+        stored = await hands.write_object(agent, "conformance", f"{name}/a", data, key=_key())
+        assert (stored["name"], stored["size_bytes"]) == (f"{name}/a", len(data)), stored
+    assert await hands.read_object(agent, "conformance", f"{name}/a") == data
+    assert await hands.read_object(agent, "conformance", f"{name}/a", bytes_max=3) == data[:3]
+    assert await hands.read_object(agent, "conformance", f"{name}/b") is None
+    await hands.write_object(agent, "conformance", f"{name}/c", b"", key=_key())
+    listed = await hands.list_objects(agent, "conformance", f"{name}/")
+    assert [(one["name"], one["size_bytes"]) for one in listed] == [(f"{name}/a", len(data)), (f"{name}/c", 0)], listed
+    assert len(await hands.list_objects(agent, "conformance", f"{name}/", limit=1)) == 1
+    assert f"{name}/a" in [one["name"] for one in await hands.list_objects(agent)]
+    for _ in range(2):
+        assert await hands.object_to_file(agent, "conformance", f"{name}/a", name, key=_key()) == len(data)
+    assert await hands.read_file(agent, name) == data
+    await _raises(NotFound, hands.object_to_file(agent, "conformance", f"{name}/b", name, key=_key()))
+    await _raises(NotFound, hands.object_to_file(agent, "conformance", f"{name}/a", f"{name}.no/a", key=_key()))
+    deleted = [await hands.delete_object(agent, "conformance", f"{name}/a", key=_key()) for _ in range(2)]
+    assert deleted == [True, False], deleted
+    assert await hands.read_object(agent, "conformance", f"{name}/a") is None
+
+
+async def c35_named_snapshot_once(hands: Hands, agent: str) -> None:
+    """A snapshot is kept under a name once per key; another one may not have the name."""
+    key, name = _key(), f"conformance-{secrets.token_hex(4)}"
+    first = await hands.keep_snapshot(agent, name, key=key)
+    assert await hands.keep_snapshot(agent, name, key=key) == first
+    await _raises(AlreadyExists, hands.keep_snapshot(agent, name, key=_key()))
+
+
+async def c36_run_once(hands: Hands, agent: str) -> None:
+    """A run is started once per key, can be looked at, and is cancelled, which may be asked again."""
+    key = _key()
+    first, again = [await hands.start_run(agent, "conformance", key=key) for _ in range(2)]
+    assert (first.id, first.agent, first.goal, first.over) == (again.id, agent, "conformance", False), (first, again)
+    child = await hands.start_run(agent, "conformance", key=_key(), parent=first.id)
+    assert child.id != first.id, child
+    assert (await hands.run_status(child.id)).id == child.id
+    for run in (child, first):
+        await hands.cancel_run(run.id)
+        async with asyncio.timeout(ENDS_S):
+            while not (await hands.cancel_run(run.id)).over:
+                await asyncio.sleep(0.05)
+    await _raises(NotFound, hands.run_status("run_000000000000"))
+    await _raises(NotFound, hands.start_run(agent, "conformance", key=_key(), parent="run_000000000000"))
+
+
 async def c40_unknown_agent(hands: Hands, agent: str) -> None:
     """Every call for an agent that does not exist raises `NotFound`; `probe` says no."""
     nobody = f"{agent[:20]}-{secrets.token_hex(4)}"
@@ -237,6 +297,12 @@ async def c40_unknown_agent(hands: Hands, agent: str) -> None:
     await _raises(NotFound, hands.put_object(nobody, "a", "conformance", "a", key=_key()))
     await _raises(NotFound, hands.read_file(nobody, "a"))
     await _raises(NotFound, hands.notify(nobody, "subject", "body", key=_key()))
+    await _raises(NotFound, hands.write_object(nobody, "conformance", "a", b"", key=_key()))
+    await _raises(NotFound, hands.read_object(nobody, "conformance", "a"))
+    await _raises(NotFound, hands.list_objects(nobody))
+    await _raises(NotFound, hands.delete_object(nobody, "conformance", "a", key=_key()))
+    await _raises(NotFound, hands.keep_snapshot(nobody, "conformance", key=_key()))
+    await _raises(NotFound, hands.start_run(nobody, "goal", key=_key()))
     await _raises(NotFound, hands.restart(nobody))
     assert await hands.probe(nobody) is False
 
@@ -254,6 +320,105 @@ async def c33_snapshot_once(hands: Hands, agent: str) -> None:
     assert other.id != first.id, other
     assert not other.verified, other
     assert (await _end(hands, agent, command)).output.strip() == "through"
+
+
+# --- programs ------------------------------------------------------------------------------------------------------------
+def _tell(key: str, method: str, what: str, body: str = "") -> str:
+    """A script by which a program of the office tells something under `key`; it prints the HTTP status."""
+    data = f"-H 'content-type: application/json' -d '{body}'" if body else ""
+    return f'curl -s -o /dev/null -w "%{{http_code}}" -X {method} {data} "$TENURE_URL/work/{key}/{what}"'
+
+
+async def c60_signals(hands: Hands, agent: str) -> None:
+    """What a program tells under an opened key is there; opening it again changes nothing."""
+    key = _key()
+    await hands.open_signals(agent, key, {"at": None})
+    await hands.open_signals(agent, key, {"at": 2})
+    assert (await hands.signals(agent, key)).checkpoint == {"at": None}
+    told = [
+        _tell(key, "POST", "heartbeat"),
+        _tell(key, "POST", "heartbeat", '{"every_s": 7}'),
+        _tell(key, "PUT", "checkpoint", '{"at": [3, "x"]}'),
+        _tell(key, "POST", "progress", '{"text": "half"}'),
+        _tell(key, "POST", "ask", '{"text": "Which?", "options": ["a", "b"]}'),
+    ]
+    status = await _run(hands, agent, "; ".join(told))
+    assert status.output == "204" * len(told), status.output
+    found = await hands.signals(agent, key)
+    assert (found.checkpoint, found.checkpoints) == ({"at": [3, "x"]}, 1), found
+    assert (found.beats, found.heartbeats, found.heartbeat_s) == (5, 2, 7.0), found
+    assert (found.progress, found.progresses) == ("half", 1), found
+    assert found.question is not None, found
+    assert (found.question["text"], found.question["options"]) == ("Which?", ["a", "b"]), found
+    status = await _run(hands, agent, f'curl -s "$TENURE_URL/work/{key}/checkpoint"')
+    assert status.output.replace(" ", "") == '{"at":[3,"x"]}', status.output
+
+
+async def c61_signals_of_nobody(hands: Hands, agent: str) -> None:
+    """A key that was not opened is unknown, to the program and to the worker; a checkpoint has its limit."""
+    key = _key()
+    assert (await _run(hands, agent, _tell(key, "POST", "heartbeat"))).output == "404"
+    await _raises(NotFound, hands.signals(agent, key))
+    await _raises(TooLarge, hands.open_signals(agent, key, "x" * CHECKPOINT_BYTES_MAX))
+    await hands.open_signals(agent, key)
+    assert (await _run(hands, agent, _tell(key, "GET", "checkpoint"))).output == "404"
+    large = f"head -c {CHECKPOINT_BYTES_MAX} /dev/zero | tr '\\0' x | sed 's/.*/\"&\"/' > {key}.json; "
+    assert (await _run(hands, agent, large + _tell(key, "PUT", "checkpoint", f"@{key}.json"))).output == "413"
+    assert (await hands.signals(agent, key)).checkpoint is None
+
+
+async def _read(program: OpenProgram) -> tuple[bytes, bytes]:
+    """All of its stdout and stderr."""
+    streams = {"stdout": b"", "stderr": b""}
+    async with asyncio.timeout(ENDS_S):
+        while (piece := await program.receive()) is not None:
+            streams[piece.stream] += piece.data
+    return streams["stdout"], streams["stderr"]
+
+
+async def c62_open_program(hands: Hands, agent: str) -> None:
+    """A program has its arguments, environment and directory; both streams come whole, and input reaches it."""
+    script = 'read line; printf "%s %s %s %s" "$1" "$GIVEN" "$PWD" "$line"; head -c 300000 /dev/zero >&2; exit 3'
+    argv = ("sh", "-c", script, "sh", "a 'b'")
+    async with await hands.open_program(agent, argv, env={"GIVEN": "c d"}, cwd="/usr") as program:
+        await program.send(b"e ")
+        await program.send(b"f\n")
+        stdout, stderr = await _read(program)
+    assert stdout == b"a 'b' c d /usr e f", stdout
+    assert (len(stderr), program.exit_code) == (300_000, 3), (len(stderr), program.exit_code)
+    async with await hands.open_program(agent, ("sh", "-c", '[ "$PWD" = "$HOME" ]')) as program:
+        await _read(program)
+    assert program.exit_code == 0, program.exit_code
+    async with await hands.open_program(agent, ("no-such-program",)) as program:
+        await _read(program)
+    assert program.exit_code == 127, program.exit_code
+
+
+async def c63_program_takes_much(hands: Hands, agent: str) -> None:
+    """Megabytes go in and out at the same time."""
+    async with await hands.open_program(agent, ("cat",)) as program:
+        sending = asyncio.create_task(program.send(b"x" * 3_000_000))
+        seen = 0
+        async with asyncio.timeout(ENDS_S):
+            while seen < 3_000_000 and (piece := await program.receive()) is not None:
+                seen += len(piece.data)
+        await sending
+    assert seen == 3_000_000, seen
+
+
+async def c64_program_ends_with_close(hands: Hands, agent: str) -> None:
+    """`signal` reaches its process group; `close` ends what runs, with its children, and may be called twice."""
+    mark = f"conformance-{secrets.token_hex(4)}"
+    async with await hands.open_program(agent, ("sh", "-c", "sleep 600 & echo on; wait")) as program:
+        assert (await program.receive()) is not None
+        await program.signal(9)
+        await _read(program)
+    assert program.exit_code == 128 + 9, program.exit_code
+    program = await hands.open_program(agent, ("sh", "-c", f"(sleep 3; touch {mark}) & echo on; wait"))
+    assert (await program.receive()) is not None
+    await program.close()
+    await program.close()
+    assert (await _run(hands, agent, f"sleep 4; test -e {mark}")).exit_code == 1, "a child outlived it"
 
 
 # --- recovery ------------------------------------------------------------------------------------------------------------
@@ -359,12 +524,21 @@ CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c20_sql_result,
     c21_sql_once_per_key,
     c22_sql_all_or_nothing,
+    c23_sql_that_only_reads,
     c30_put_object,
     c31_notify_once,
     c32_read_file,
     c33_snapshot_once,
+    c34_objects,
+    c35_named_snapshot_once,
+    c36_run_once,
     c40_unknown_agent,
     c50_reconnect,
+    c60_signals,
+    c61_signals_of_nobody,
+    c62_open_program,
+    c63_program_takes_much,
+    c64_program_ends_with_close,
 )
 DISRUPTIVE_CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c51_restart_loses_commands,

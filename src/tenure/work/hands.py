@@ -14,7 +14,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pydantic import JsonValue
 
 
 class CommandState(StrEnum):
@@ -73,6 +76,79 @@ class TakenSnapshot:
     verified: bool = False
 
 
+@dataclass(frozen=True)
+class Signals:
+    """What a program of the office told of itself under its key, over the office's own API. Of checkpoint and progress the
+    latest; `checkpoints` and `progresses` count how many there were, `beats` all that it ever told."""
+
+    checkpoint: JsonValue = None
+    checkpoints: int = 0
+    progress: str = ""
+    progresses: int = 0
+    beats: int = 0
+    heartbeats: int = 0
+    """How many of them were heartbeats: one that sent any has promised to go on with it."""
+    heartbeat_s: float | None = None
+    """How often it promised one, where it said so."""
+    question: dict[str, JsonValue] | None = None
+    """For a person: `name`, `text`, `options`, `approval`, `evidence`."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Of what an attached program printed."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class OpenProgram(ABC):
+    """A program of the office with its streams. It depends on the caller: it is ended (SIGHUP to its process group, SIGKILL
+    5 s later) when `close` is called, or the worker, the server or the connection dies. Nothing is buffered without a bound:
+    who reads slowly slows the program."""
+
+    exit_code: int | None = None
+    """Set when `receive` has given None: 128 + signal for one ended by a signal, 127 for one that is not there."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def receive(self) -> Piece | None:
+        """The next piece of output, at most 1 MiB; None when the program has ended and all of it was read. For one reader at a
+        time. Raises `ServerUnreachable` or `DoorError` when the connection broke: then the program has ended or ends."""
+
+    @abstractmethod
+    async def send(self, data: bytes) -> None:
+        """Writes to its standard input; waits while it does not read. For a program that has ended, `data` is dropped."""
+
+    @abstractmethod
+    async def signal(self, number: int) -> None:
+        """Signals its process group; not an error when it has ended."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Ends it if it still runs. May be called twice."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Another run, as one that asked for it sees it. `state` is one of `wire.RunState`; `over`: it will not change any more;
+    `told` what it said in the end, asks for, or failed of."""
+
+    id: str
+    agent: str
+    goal: str
+    state: str
+    over: bool = False
+    told: str = ""
+
+
 class Hands(ABC):
     @abstractmethod
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
@@ -95,14 +171,58 @@ class Hands(ABC):
         running or unknown one."""
 
     @abstractmethod
-    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+    async def open_signals(self, agent: str, key: str, checkpoint: JsonValue = None) -> None:
+        """Lets programs of the office tell of themselves under `key`, beginning with the checkpoint if there is one: it is what
+        they find then. Does nothing when they can already. Does not wake the office. Raises `TooLarge`."""
+
+    @abstractmethod
+    async def signals(self, agent: str, key: str) -> Signals:
+        """What was told under `key`. Does not wake the office. Raises `NotFound` unless it was opened (only the last
+        thousand keys of an agent are kept)."""
+
+    @abstractmethod
+    async def open_program(
+        self, agent: str, argv: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> OpenProgram:
+        """Starts a program with its streams attached, as the office's user in its home unless `cwd` says otherwise. It is not
+        keyed: each call starts one. What keeps it from starting, such as a directory that does not exist, may also be raised
+        by its first `receive`."""
+
+    @abstractmethod
+    async def sql(
+        self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
         """Runs statements in the office's database in one transaction. With a `key` the effect happens exactly once: key and
-        result are stored in the same transaction. Raises `DatabaseError`."""
+        result are stored in the same transaction. `read_only` (without a key) refuses what would write. Raises
+        `DatabaseError`."""
 
     @abstractmethod
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         """Copies the office's file `path` into its object storage; returns `{bucket, name, size_bytes, sha256}`. Idempotent by
         nature: the object replaces one of the same name. Raises `NotFound` when the file does not exist."""
+
+    @abstractmethod
+    async def write_object(self, agent: str, bucket: str, name: str, data: bytes, *, key: str) -> dict[str, Any]:
+        """As `put_object`, with the bytes themselves: at most 1 MiB."""
+
+    @abstractmethod
+    async def read_object(self, agent: str, bucket: str, name: str, *, bytes_max: int = 65536) -> bytes | None:
+        """The first `bytes_max` bytes of an object; None when there is none."""
+
+    @abstractmethod
+    async def object_to_file(self, agent: str, bucket: str, name: str, path: str, *, key: str) -> int:
+        """Copies an object into the office's file `path`, which is replaced as a whole; returns its size in bytes. Idempotent by
+        nature. Raises `NotFound` when there is no such object, or no directory for the file."""
+
+    @abstractmethod
+    async def list_objects(
+        self, agent: str, bucket: str | None = None, prefix: str = "", *, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """At most `limit` of `{bucket, name, size_bytes}`, by bucket and name."""
+
+    @abstractmethod
+    async def delete_object(self, agent: str, bucket: str, name: str, *, key: str) -> bool:
+        """Whether there was one. Idempotent by nature: asked again, it says no."""
 
     @abstractmethod
     async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
@@ -119,6 +239,24 @@ class Hands(ABC):
         """Keeps the whole office as of one instant after the call began, as the snapshot `before` or after the step `node` of the
         run, whose journal has `seq` entries. Once per `key`: then it returns what it returned the first time. Does not wake
         the office. Raises `DiskFull`, `Conflict` when there can be no more."""
+
+    @abstractmethod
+    async def keep_snapshot(self, agent: str, name: str, *, key: str) -> str:
+        """Keeps the whole office under `name`, until somebody deletes it; returns the snapshot's id. Once per `key`. Does not
+        wake the office. Raises `InvalidName`, `AlreadyExists`, `DiskFull`, `Conflict` when there can be no more."""
+
+    @abstractmethod
+    async def start_run(self, agent: str, goal: str, *, key: str, parent: str | None = None) -> RunStatus:
+        """Queues a run of the agent's brain towards `goal`, once per `key`; `parent` is the run whose sub-goal it is. Raises
+        `UsageError` for a goal that cannot be one, `Conflict` when there are too many."""
+
+    @abstractmethod
+    async def run_status(self, run_id: str) -> RunStatus:
+        """Raises `NotFound` when there is no such run."""
+
+    @abstractmethod
+    async def cancel_run(self, run_id: str) -> RunStatus:
+        """Ends a run that is not over; one that is stays as it is. May be asked again. Raises `NotFound`."""
 
     @abstractmethod
     async def reconnect(self, agent: str) -> None:

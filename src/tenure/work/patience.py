@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 from tenure.errors import ServerUnreachable
 from tenure.faultpoints import reach
-from tenure.work.hands import Command, CommandStatus, Hands, SqlResult, TakenSnapshot
+from tenure.work.hands import Command, CommandStatus, Hands, OpenProgram, RunStatus, Signals, SqlResult, TakenSnapshot
 
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
@@ -50,11 +52,44 @@ class PatientHands(Hands):
     async def forget_command(self, agent: str, key: str) -> None:
         await self._patiently(lambda: self._hands.forget_command(agent, key))
 
-    async def sql(self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
-        return await self._patiently(lambda: self._hands.sql(agent, statement, key=key, rows_max=rows_max))
+    async def open_signals(self, agent: str, key: str, checkpoint: JsonValue = None) -> None:
+        await self._patiently(lambda: self._hands.open_signals(agent, key, checkpoint))
+
+    async def signals(self, agent: str, key: str) -> Signals:
+        return await self._patiently(lambda: self._hands.signals(agent, key))
+
+    async def open_program(
+        self, agent: str, argv: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> OpenProgram:
+        # Patient until it runs; one whose connection breaks is gone with it.
+        return await self._patiently(lambda: self._hands.open_program(agent, argv, env=env, cwd=cwd))
+
+    async def sql(
+        self, agent: str, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
+        return await self._patiently(
+            lambda: self._hands.sql(agent, statement, key=key, rows_max=rows_max, read_only=read_only)
+        )
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         return await self._patiently(lambda: self._hands.put_object(agent, path, bucket, name, key=key))
+
+    async def write_object(self, agent: str, bucket: str, name: str, data: bytes, *, key: str) -> dict[str, Any]:
+        return await self._patiently(lambda: self._hands.write_object(agent, bucket, name, data, key=key))
+
+    async def read_object(self, agent: str, bucket: str, name: str, *, bytes_max: int = 65536) -> bytes | None:
+        return await self._patiently(lambda: self._hands.read_object(agent, bucket, name, bytes_max=bytes_max))
+
+    async def object_to_file(self, agent: str, bucket: str, name: str, path: str, *, key: str) -> int:
+        return await self._patiently(lambda: self._hands.object_to_file(agent, bucket, name, path, key=key))
+
+    async def list_objects(
+        self, agent: str, bucket: str | None = None, prefix: str = "", *, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        return await self._patiently(lambda: self._hands.list_objects(agent, bucket, prefix, limit=limit))
+
+    async def delete_object(self, agent: str, bucket: str, name: str, *, key: str) -> bool:
+        return await self._patiently(lambda: self._hands.delete_object(agent, bucket, name, key=key))
 
     async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
         await self._patiently(lambda: self._hands.notify(agent, subject, body, key=key, run_id=run_id))
@@ -70,6 +105,18 @@ class PatientHands(Hands):
                 agent, key, run_id=run_id, node=node, before=before, verified=verified, seq=seq
             )
         )
+
+    async def keep_snapshot(self, agent: str, name: str, *, key: str) -> str:
+        return await self._patiently(lambda: self._hands.keep_snapshot(agent, name, key=key))
+
+    async def start_run(self, agent: str, goal: str, *, key: str, parent: str | None = None) -> RunStatus:
+        return await self._patiently(lambda: self._hands.start_run(agent, goal, key=key, parent=parent))
+
+    async def run_status(self, run_id: str) -> RunStatus:
+        return await self._patiently(lambda: self._hands.run_status(run_id))
+
+    async def cancel_run(self, run_id: str) -> RunStatus:
+        return await self._patiently(lambda: self._hands.cancel_run(run_id))
 
     async def reconnect(self, agent: str) -> None:
         await self._patiently(lambda: self._hands.reconnect(agent))
