@@ -124,12 +124,14 @@ class OfficeDatabase:
         key: str | None = None,
         rows_max: int = 1000,
         timeout_s: float = STATEMENT_TIMEOUT_S,
+        read_only: bool = False,
     ) -> SqlResult:
         """Runs statements in one transaction; the result of the last one, with at most `rows_max` rows and 4 MiB.
 
         With a `key` the effect happens exactly once: a repeated key returns the stored result, `repeated`; a lost
         connection is tried again. Then statements may not control transactions themselves (`InvalidArgument`). Without,
-        statements that cannot run in a transaction, such as VACUUM, work alone.
+        statements that cannot run in a transaction, such as VACUUM, work alone. `read_only` goes without a key; what would
+        write is a `DatabaseError`.
 
         Raises `DatabaseError` with PostgreSQL's message and hint, and sqlstate, detail and position in `details`;
         `ConnectionLost` when it is not known whether the statement took effect; `CommandTimeout`; `DiskFull`;
@@ -137,15 +139,19 @@ class OfficeDatabase:
         """
         if not 0 <= rows_max <= ROWS_MAX:
             raise InvalidArgument(f"rows_max is between 0 and {ROWS_MAX}.")
-        if key is None:
+        if read_only and key is not None:
+            raise InvalidArgument("A statement that only reads has no effect to keep by a key.")
+        if key is None and not read_only:
             return await self._told(statement, None, rows_max, timeout_s)
-        effects.check_key(key)
         control = transaction_control(statement)
         if control is not None:
             raise InvalidArgument(
                 f"The statement has {control} in it, but is one transaction already.",
                 hint="Take BEGIN, COMMIT and ROLLBACK out of it.",
             )
+        if key is None:
+            return await self._told(statement, None, rows_max, timeout_s, read_only=True)
+        effects.check_key(key)
         try:
             return await self._told(statement, key, rows_max, timeout_s)
         except ConnectionLost:
@@ -168,10 +174,14 @@ class OfficeDatabase:
             async for chunk in connection.copy_out(text):
                 yield chunk
 
-    async def _told(self, statement: str, key: str | None, rows_max: int, timeout_s: float) -> SqlResult:
-        """As `_once`; a server that died of a full disk is reported as that."""
+    async def _told(
+        self, statement: str, key: str | None, rows_max: int, timeout_s: float, *, read_only: bool = False
+    ) -> SqlResult:
+        """As `_once` or `_looked_up`; a server that died of a full disk is reported as that."""
         offset = log_size(self.log_file)
         try:
+            if read_only:
+                return await self._looked_up(statement, rows_max, timeout_s)
             return await self._once(statement, key, rows_max, timeout_s)
         except DiskFull:
             await self._server.relieve()
@@ -197,6 +207,14 @@ class OfficeDatabase:
             result = _shape(await connection.query(statement, rows_max=rows_max, bytes_max=RESULT_BYTES_MAX))
             await effects.settle(connection, key, dataclasses.asdict(result))
             return result
+
+    async def _looked_up(self, statement: str, rows_max: int, timeout_s: float) -> SqlResult:
+        async with self._connection(timeout_s) as connection, _within(timeout_s):
+            await connection.query("BEGIN READ ONLY")
+            await connection.query("SELECT 1")  # from here on PostgreSQL does not let it become one that writes
+            result = await connection.query(statement, rows_max=rows_max, bytes_max=RESULT_BYTES_MAX)
+            await connection.query("ROLLBACK")
+            return _shape(result)
 
     @contextlib.asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncGenerator[Connection]:

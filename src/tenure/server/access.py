@@ -101,6 +101,10 @@ async def of_new_run(body: wire.RunRequest) -> Resource:
     return Resource("run", owner=check_name(body.agent))
 
 
+async def of_new_subgoal(body: wire.SubgoalRequest) -> Resource:
+    return Resource("run", owner=check_name(body.agent))
+
+
 async def of_run(run_id: str, has: Has) -> Resource:
     """Raises `NotFound`."""
     run = await has.runs.get(check_id(run_id, "run"))

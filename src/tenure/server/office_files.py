@@ -37,6 +37,19 @@ UNPACK_SCRIPT = f"""
 [ -d "$1" ] || exit {EXIT_WRONG_KIND}
 exec tar -C "$1" -xf -
 """
+WRITE_SCRIPT = f"""
+[ -d "$1" ] && exit {EXIT_WRONG_KIND}
+[ -d "$(dirname -- "$1")" ] || exit {EXIT_MISSING}
+set -e
+cd -- "$(dirname -- "$1")"
+new=$(mktemp -- ".$(basename -- "$1").XXXXXX")
+trap 'rm -f -- "$new"' EXIT
+cat > "$new"
+[ "$(wc -c < "$new")" -eq "$3" ] || {{ echo "it broke off" >&2; exit 1; }}
+chmod "$2" -- "$new"
+mv -fT -- "$new" "$(basename -- "$1")"
+"""
+FILE_MODE = "644"
 
 
 def _command(script: str, *arguments: str) -> Sequence[str]:
@@ -67,7 +80,22 @@ async def pack(offices: Offices, agent: str, user: str, path: str) -> AsyncItera
 
 async def unpack(offices: Offices, agent: str, user: str, path: str, archive: AsyncIterator[bytes]) -> None:
     """Unpacks a tar archive under the directory `path`. Raises `NotFound`, `InvalidArgument`, `DiskFull`."""
-    argv = _command(UNPACK_SCRIPT, _anchored(path))
+    await _fill(offices, agent, user, _command(UNPACK_SCRIPT, _anchored(path)), path, archive)
+
+
+async def write_file(
+    offices: Offices, agent: str, user: str, path: str, chunks: AsyncIterator[bytes], size_bytes: int
+) -> None:
+    """Makes or replaces a file of so many bytes, as a whole: who reads it finds the old one or the new one. Raises `NotFound`
+    when there is no directory for it, `InvalidArgument`, `DiskFull`."""
+    argv = _command(WRITE_SCRIPT, _anchored(path), FILE_MODE, str(size_bytes))
+    await _fill(offices, agent, user, argv, path, chunks)
+
+
+async def _fill(
+    offices: Offices, agent: str, user: str, argv: Sequence[str], path: str, archive: AsyncIterator[bytes]
+) -> None:
+    """Gives `archive` to the standard input of `argv`, which has to see itself that it got the whole."""
     session = await offices.attach(agent, argv=argv, env={"LC_ALL": "C"}, user=user)
     try:
         feeding = asyncio.create_task(_feed(session, archive))

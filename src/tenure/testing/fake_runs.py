@@ -13,6 +13,7 @@ from tenure import wire
 from tenure.errors import Conflict, InvalidArgument, NotFound, PlaybookError
 from tenure.work.forks import ForkPoint
 from tenure.work.snapshots import StepSnapshot
+from tenure.work.subgoals import subgoal_id
 
 
 class FakeRuns:
@@ -49,6 +50,18 @@ class FakeRuns:
         )
         self._events[run_id] = []
         self.write(run_id, "run_created", goal=goal)
+        return self._runs[run_id]
+
+    async def create_subgoal(self, *, agent: str, goal: str, key: str, parent: str | None = None) -> wire.Run:
+        run_id = subgoal_id(agent, key)
+        if parent is not None:
+            self._get(parent)
+        if run_id not in self._runs:
+            self._runs[run_id] = wire.Run(
+                id=run_id, agent=agent, goal=goal, state=wire.RunState.QUEUED, created_at=datetime.now(UTC)
+            )
+            self._events[run_id] = []
+            self.write(run_id, "run_created", goal=goal, parent=parent)
         return self._runs[run_id]
 
     async def list(self, *, agent: str | None = None, state: str | None = None, limit: int = 200) -> list[wire.Run]:

@@ -24,6 +24,8 @@ from tenure.work.forks import ForkPoint, fork_point
 from tenure.work.journal import JOURNAL_CHANNEL, OWNER_CHANNEL, load
 from tenure.work.plan import PLAN_BYTES_MAX, Plan
 from tenure.work.state import fold
+from tenure.work.subgoals import OPEN_SUBGOALS_MAX, ThinkingBrain, subgoal_id
+from tenure.work.thoughts import BrainSettings
 from tenure.work.views import event_view, run_view
 
 RUNS_MAX = 500
@@ -50,9 +52,18 @@ class Runs:
         return await self.create_with(brain, agent=agent, goal=goal, playbook_name=playbook_name, inputs=inputs)
 
     async def create_with(
-        self, brain: Brain, *, agent: str, goal: str, inputs: Mapping[str, Any], playbook_name: str | None = None
+        self,
+        brain: Brain,
+        *,
+        agent: str,
+        goal: str,
+        inputs: Mapping[str, Any],
+        playbook_name: str | None = None,
+        run_id: str | None = None,
+        parent: str | None = None,
+        settings: BrainSettings | None = None,
     ) -> wire.Run:
-        """Queues a run that `brain` plans."""
+        """Queues a run that `brain` plans; a `run_id` that is known is the run that is there."""
         if not goal.strip():
             raise InvalidArgument("A run needs a goal.")
         if len(goal) > wire.GOAL_CHARS_MAX:
@@ -60,18 +71,44 @@ class Runs:
         if len(json.dumps(dict(inputs), default=str)) > INPUTS_BYTES_MAX:
             raise TooLarge(f"The inputs are larger than {INPUTS_BYTES_MAX} bytes.", hint="Put large data into a file.")
         plan = _checked(brain.plan(goal, dict(inputs)))
-        run_id = _new_id()
+        run_id = run_id or _new_id()
         created = e.RunCreated(
-            agent=agent, goal=goal, brain=brain.name, playbook_name=playbook_name, inputs=plan.inputs
+            agent=agent,
+            goal=goal,
+            brain=brain.name,
+            playbook_name=playbook_name,
+            inputs=plan.inputs,
+            settings=settings,
+            parent=parent,
         )
         async with self._database.transaction() as connection:
-            await connection.execute(
-                "insert into runs (id, agent, goal, brain) values (%s, %s, %s, %s)",
+            made = await connection.execute(
+                "insert into runs (id, agent, goal, brain) values (%s, %s, %s, %s) on conflict (id) do nothing",
                 (run_id, agent, goal.replace("\x00", "\ufffd"), brain.name),
             )
+            if made.rowcount == 0:  # somebody asked with the same key at the same time
+                return await self.get(run_id)
             await _write(connection, run_id, created)
             await _write(connection, run_id, e.Planned(plan=plan))
             await _queue(connection, run_id)
+        return await self.get(run_id)
+
+    async def create_subgoal(self, *, agent: str, goal: str, key: str, parent: str | None = None) -> wire.Run:
+        """Queues a run of the agent's own brain, once per key: asked again, it is the run of the first time. Raises `NotFound`
+        for an unknown `parent`, `InvalidArgument`, `TooLarge`, `Conflict` when the agent has too many runs already."""
+        run_id = subgoal_id(agent, key)
+        if await self._database.fetch_one("select 1 from runs where id = %s", (run_id,)) is None:
+            if parent is not None:
+                await self._row(parent)
+            if len(await self.open_of(agent)) >= OPEN_SUBGOALS_MAX:
+                raise Conflict(
+                    f"{agent} has {OPEN_SUBGOALS_MAX} runs that are not over.",
+                    hint="Wait for some of them to end, or cancel them.",
+                )
+            brain, settings = ThinkingBrain(), BrainSettings()
+            return await self.create_with(
+                brain, agent=agent, goal=goal, inputs={}, run_id=run_id, parent=parent, settings=settings
+            )
         return await self.get(run_id)
 
     async def list(self, *, agent: str | None = None, state: str | None = None, limit: int = 200) -> list[wire.Run]:

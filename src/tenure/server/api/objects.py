@@ -98,3 +98,15 @@ async def object_from_file(name: AgentName, body: wire.ObjectFromFileRequest, ha
     store = await has.offices.objects(name)
     chunks = await office_files.read_file(has.offices, name, "agent", path, FILE_BYTES_MAX)
     return await store.put(bucket, object_name, chunks)
+
+
+@router.post(
+    "/file-from-object", response_model=wire.ObjectInfo, dependencies=[requires("file:write", of_agent("file"))]
+)
+async def file_from_object(name: AgentName, body: wire.FileFromObjectRequest, has: Has) -> Any:
+    """Copies an object of the office into a file of it, which is replaced as a whole."""
+    bucket, object_name = check_name(body.bucket, "bucket"), check_text("name", body.name)
+    path = check_path(body.path)
+    found = await (await has.offices.objects(name)).open(bucket, object_name)
+    await office_files.write_file(has.offices, name, "agent", path, found.chunks(), found.info.size_bytes)
+    return found.info

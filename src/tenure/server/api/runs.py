@@ -11,8 +11,8 @@ from starlette.responses import StreamingResponse
 from tenure import wire
 from tenure.errors import TooLarge
 from tenure.names import check_name
-from tenure.server.access import Caller, Has, of_new_run, of_own, of_run, owned_by, requires
-from tenure.server.checks import check_json, check_text
+from tenure.server.access import Caller, Has, of_new_run, of_new_subgoal, of_own, of_run, owned_by, requires
+from tenure.server.checks import check_id, check_json, check_text
 from tenure.server.events import event_stream
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -38,6 +38,18 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
         playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
         inputs=check_json("inputs", body.inputs),
     )
+
+
+@router.post(
+    "/subgoals", status_code=201, response_model=wire.Run, dependencies=[requires("run:create", of_new_subgoal)]
+)
+async def create_subgoal(body: wire.SubgoalRequest, has: Has) -> Any:
+    """Gives the agent a goal for its own brain, as a part of another run's; by a known key, returns the run that is there."""
+    check_text("goal", body.goal)
+    check_text("key", body.key)
+    await has.offices.need(body.agent)
+    parent = None if body.parent is None else check_id(body.parent, "run")
+    return await has.runs.create_subgoal(agent=body.agent, goal=body.goal, key=body.key, parent=parent)
 
 
 def _check_playbook_size(playbook: str) -> None:
