@@ -21,7 +21,9 @@ from tenure.server.services import STDERR, STDOUT, LimitsWanted
 from tenure.testing.fake_session import PROGRAMS, FakeSession, host_program, not_found
 from tenure.work.hands import Command, CommandState, CommandStatus, SqlResult
 
-OFFICE_SCRIPTS = frozenset({office_files.READ_SCRIPT, office_files.PACK_SCRIPT, office_files.UNPACK_SCRIPT})
+OFFICE_SCRIPTS = frozenset(
+    {office_files.READ_SCRIPT, office_files.PACK_SCRIPT, office_files.UNPACK_SCRIPT, office_files.WRITE_SCRIPT}
+)
 PRESETS = frozenset({"pip", "npm", "apt"})
 
 
@@ -42,7 +44,10 @@ class FakeDatabase:
     def __init__(self) -> None:
         self._by_key: dict[str, SqlResult] = {}
 
-    async def execute(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> SqlResult:
+    async def execute(
+        self, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
+        del read_only  # it has nothing to write to
         if key is not None and key in self._by_key:
             return replace(self._by_key[key], repeated=True)
         word, _, number = statement.strip().partition(" ")
