@@ -14,8 +14,8 @@ from tenure.work import events as e
 from tenure.work.decide import Action, Attempt, End, Expand, Halt, Mend, Restore, Verify, Wait, Write, decide
 from tenure.work.failures import Failure, FailureClass
 from tenure.work.keys import effect_key
-from tenure.work.ladder import Rung, Spent, budget, next_rung, retry_delay_s
-from tenure.work.plan import ForEach, Notify, OnLost, Plan, PlanStep, Retry, RunScript, SqlCheck, node_id
+from tenure.work.ladder import Mind, Rung, Spent, budget, next_rung, retry_delay_s
+from tenure.work.plan import ForEach, Notify, OnLost, Plan, PlanStep, Retry, RunScript, SqlCheck, Work, node_id
 from tenure.work.snapshots import is_clean, restore_points, undone_by, wants_after, wants_before
 from tenure.work.state import Phase, RunState, fold
 
@@ -122,7 +122,7 @@ class World:
         for node in self.state.nodes.values():
             for rung, count in node.spent.items():
                 assert count <= budget(rung, node.step), f"{node.id} overspent {rung!r}"
-        for rung, count in self.state.office_spent.items():
+        for rung, count in self.state.run_spent.items():
             assert count <= budget(rung, self.plan.steps[0]), f"the office overspent {rung!r}"
 
     def act(self, actions: list[Action]) -> None:
@@ -346,29 +346,36 @@ def test_workers_that_die_on_a_run_again_and_again_lead_to_a_person() -> None:
 # --- the ladder ----------------------------------------------------------------------------------------------------------
 spents = st.builds(
     Spent,
-    step=st.dictionaries(st.sampled_from([Rung.RETRY, Rung.SELF_CORRECT]), st.integers(0, 4)),
-    office=st.dictionaries(st.sampled_from([rung for rung in Rung if rung.of_office]), st.integers(0, 3)),
+    step=st.dictionaries(st.sampled_from([Rung.RETRY, Rung.SELF_CORRECT, Rung.OTHER]), st.integers(0, 4)),
+    run=st.dictionaries(st.sampled_from([rung for rung in Rung if rung.of_run]), st.integers(0, 3)),
 )
+minds = st.builds(Mind, models=st.integers(0, 3), thinks=st.booleans())
 steps = st.builds(
     PlanStep,
     id=st.just("s"),
-    effect=st.just(RunScript(script="true")),
+    effect=st.sampled_from(
+        [RunScript(script="true"), Work(instructions="do it"), Work(instructions="mend it", purpose="mend", about="x")]
+    ),
     retry=st.builds(Retry, attempts=st.integers(0, 4)),
     on_error=st.sampled_from([None, "mend"]),
     risky=st.booleans(),
 )
 
 
-@given(kind=st.sampled_from(FailureClass), step=steps, spent=spents, can_restore=st.booleans())
+@given(kind=st.sampled_from(FailureClass), step=steps, spent=spents, can_restore=st.booleans(), mind=minds)
 def test_the_ladder_only_leads_up_and_within_budgets(
-    kind: FailureClass, step: PlanStep, spent: Spent, can_restore: bool
+    kind: FailureClass, step: PlanStep, spent: Spent, can_restore: bool, mind: Mind
 ) -> None:
-    rung = next_rung(kind, step, spent, can_restore=can_restore)
-    assert rung is Rung.ASK or spent.of(rung) < budget(rung, step)
-    assert rung >= spent.level(office=rung.of_office)
+    rung = next_rung(kind, step, spent, can_restore=can_restore, mind=mind)
+    assert rung is Rung.ASK or spent.of(rung) < budget(rung, step, mind)
+    assert rung >= spent.level(rung)
     assert can_restore or rung is not Rung.RESTORE
-    if kind in (FailureClass.AUTHENTICATION, FailureClass.USAGE):
+    if kind in (FailureClass.AUTHENTICATION, FailureClass.USAGE) and not mind.thinks and mind.models < 2:
         assert rung is Rung.ASK
+    if rung is Rung.REPLAN:
+        assert mind.thinks
+    if rung is Rung.OTHER:
+        assert mind.models > 1
     if kind is FailureClass.SANDBOX:
         assert rung in (Rung.RESTART, Rung.RESTORE, Rung.REBUILD, Rung.ASK)
     if kind is FailureClass.DISK_FULL:

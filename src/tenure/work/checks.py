@@ -10,8 +10,10 @@ from tenure.errors import LeaseLost
 from tenure.work.effects import Blocked, Failed, Order, result_of, run_to_end
 from tenure.work.failures import Failure, FailureClass, failure_of, is_definite
 from tenure.work.hands import Command, CommandState, Hands
-from tenure.work.plan import Check, FileCheck, RunCheck, SqlCheck, item_text
+from tenure.work.plan import Check, FileCheck, HttpCheck, RunCheck, SqlCheck, item_text
 from tenure.work.template import Scope, render
+
+HTTP_TIMEOUT_S = 60
 
 
 async def make(hands: Hands, order: Order, check: Check, scope: Scope) -> str | Failed | Blocked:
@@ -24,6 +26,8 @@ async def make(hands: Hands, order: Order, check: Check, scope: Scope) -> str | 
                 return await _run(hands, order, render(check.script, scope))
             case FileCheck():
                 return await _file(hands, order, render(check.path, scope))
+            case HttpCheck():
+                return await _http(hands, order, render(check.url, scope), check.status, render(check.contains, scope))
             case _:
                 assert_never(check)
     except LeaseLost:
@@ -67,6 +71,26 @@ async def _file(hands: Hands, order: Order, path: str) -> str | Failed:
     if found is None:
         return _refuted(f"there is no file {path}", "")
     return f"{path} is there" if found else _refuted(f"{path} is empty", "")
+
+
+async def _http(hands: Hands, order: Order, url: str, status: int, contains: str) -> str | Failed | Blocked:
+    """By the office's own curl: what it reaches is what the office reaches."""
+    answered = 'code=$(curl -sS -m "$SECONDS_MAX" -o "$body" -w "%{http_code}" -- "$URL") || exit 1'
+    script = f"""
+        body=$(mktemp) && trap 'rm -f "$body"' EXIT
+        {answered}
+        [ "$code" = "$STATUS" ] || {{ echo "it answered $code"; head -c 2000 "$body"; exit 1; }}
+        [ -z "$CONTAINS" ] || grep -qF -- "$CONTAINS" "$body" || {{ head -c 2000 "$body"; exit 1; }}
+    """
+    seconds_max = str(min(HTTP_TIMEOUT_S, int(order.timeout_s) or 1))
+    env = {"URL": url, "STATUS": str(status), "CONTAINS": contains, "SECONDS_MAX": seconds_max}
+    found = await _run(hands, replace(order, env={**order.env, **env}), script)
+    if isinstance(found, str):
+        return f"{url} answers {status}" + (f" with {contains!r}" if contains else "")
+    if isinstance(found, Failed):
+        wanted = f"{status}" + (f" and {contains!r}" if contains else "")
+        return _refuted(f"{url} does not answer {wanted}", found.failure.evidence)
+    return found
 
 
 def _same(value: Any, wanted: Any) -> bool:

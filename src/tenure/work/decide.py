@@ -11,15 +11,27 @@ from datetime import datetime, timedelta
 
 from tenure.work import events as e
 from tenure.work.failures import EVIDENCE_BYTES_MAX, MESSAGE_CHARS_MAX, Failure, FailureClass, tail
-from tenure.work.keys import mend_key
-from tenure.work.ladder import Rung, Spent, next_rung, retry_delay_s
+from tenure.work.keys import effect_key, mend_key
+from tenure.work.ladder import (
+    MODEL_RETRIES_MAX,
+    MODEL_TRIES_EACH,
+    SHRINKS_MAX,
+    Rung,
+    Spent,
+    model_delay_s,
+    next_rung,
+    retry_delay_s,
+)
 from tenure.work.plan import OnFailure, OnLost, Plan
 from tenure.work.snapshots import restore_points
 from tenure.work.state import Node, Phase, RunState
 from tenure.work.template import Scope, TemplateError, holds
+from tenure.work.thoughts import CallResult, OnExpiry, Question
 
 OF_OFFICE = (FailureClass.DOOR, FailureClass.SANDBOX, FailureClass.DISK_FULL)
 """Failures of the office, which one recovery of it may end for all steps."""
+FOR_A_PERSON = (FailureClass.BUDGET, FailureClass.AUTHENTICATION, FailureClass.MODEL)
+"""Failures of the brain itself: another way of asking it does not help."""
 CLAIMS_IN_A_ROW_MAX = 20
 """So many workers died on a run without writing anything: the next one asks a person instead."""
 
@@ -113,10 +125,13 @@ def decide(state: RunState, now: datetime, randomness: float) -> list[Action]:
     if actions := _actions(state, plan, now):
         return list(actions)
     asking = [node for node in state.nodes.values() if node.phase is Phase.ASKING]
-    if not asking:
+    questions = [question for node in state.nodes.values() for question in node.questions.values()]
+    if not asking and not questions:
         return [End(e.RunSucceeded())]
-    parked = _parked(state, asking)
-    return [End(e.RunFailed(reason=parked.question) if plan.on_failure is OnFailure.FAIL else parked)]
+    parked = _parked(state, asking, questions)
+    if asking and plan.on_failure is OnFailure.FAIL:
+        return [End(e.RunFailed(reason=parked.question))]
+    return [End(parked)]
 
 
 def scope_of(state: RunState, node: Node) -> Scope:
@@ -135,12 +150,21 @@ def _writes(state: RunState, plan: Plan, now: datetime, randomness: float) -> li
     written: list[e.AnyEvent] = []
     mending = any(node.rung is not None and node.rung.of_office for node in state.nodes.values())
     for node in state.nodes.values():
-        if node.phase is Phase.PENDING and not node.begun and node.step.condition and is_ready(state, node):
-            if (event := _condition_event(state, node)) is not None:
-                written.append(event)
+        if node.phase is Phase.PENDING and (event := _condition_event(state, node)) is not None:
+            written.append(event)
+        elif node.phase is Phase.PENDING and node.step.approval and not node.approved and is_ready(state, node):
+            written.append(_ask_to_begin(state, node, now))
+        elif node.phase is Phase.WAITING:
+            written += _waited(node, now)
+        elif node.phase is Phase.MENDING and node.helper is not None:
+            written += _helped(state, node, state.nodes[node.helper])
+        elif node.helps is not None and not node.phase.over and _is_orphan(state, node):
+            written.append(e.StepSkipped(node=node.id, reason=f"{node.helps} begins anew without it"))
         elif node.phase is Phase.FAILED and node.failure is not None:
             climb = _climb(state, node, node.failure, mending, now, randomness)
-            if climb is not None:
+            if climb is not None and climb.rung == Rung.ASK and _gives_up(node, node.failure):
+                written.append(e.StepSkipped(node=node.id, reason=f"gave up: {climb.reason}"))
+            elif climb is not None:
                 written.append(climb)
                 mending = mending or (Rung(climb.rung).of_office and not climb.joined)
         elif node.phase is Phase.UNVERIFIED and not node.step.verify:
@@ -149,7 +173,10 @@ def _writes(state: RunState, plan: Plan, now: datetime, randomness: float) -> li
 
 
 def _condition_event(state: RunState, node: Node) -> e.StepSkipped | e.StepFailed | None:
-    condition = node.step.condition or ""
+    """None while the step may begin."""
+    condition = node.step.condition
+    if not condition or node.begun or not is_ready(state, node):
+        return None
     try:
         if holds(condition, scope_of(state, node)):
             return None
@@ -164,8 +191,14 @@ def _climb(
     state: RunState, node: Node, failure: Failure, mending: bool, now: datetime, randomness: float
 ) -> e.RungEntered | None:
     """The rung that a failed node enters; None while it waits for another node's recovery of the same office."""
-    spent, can_restore = Spent(node.spent, state.office_spent), bool(restore_points(state))
-    rung = next_rung(failure.kind, node.step, spent, can_restore=can_restore)
+    if failure.kind is FailureClass.MODEL:
+        return _ask_again(state, node, failure, now, randomness)
+    if failure.kind is FailureClass.CONTEXT and node.talk.shrinks < SHRINKS_MAX:
+        return _joined(node, Rung.RETRY, failure, "the conversation is cut", now)
+    if failure.kind is FailureClass.BUDGET and failure.retry_after_s is not None:
+        return _joined(node, Rung.RETRY, failure, failure.message, now + timedelta(seconds=failure.retry_after_s))
+    spent, can_restore = Spent(node.spent, state.run_spent), bool(restore_points(state))
+    rung = next_rung(failure.kind, node.step, spent, can_restore=can_restore, mind=state.mind)
     if failure.kind in OF_OFFICE and node.blocked_since is not None:
         if mending:
             return None
@@ -178,11 +211,102 @@ def _climb(
     return _enter(state, node, rung, failure, now, randomness)
 
 
+def _ask_again(state: RunState, node: Node, failure: Failure, now: datetime, randomness: float) -> e.RungEntered:
+    """The same model later, or another one; a person when none answered for hours."""
+    failures, models = node.talk.model_failures, max(state.mind.models, 1)
+    if failures > MODEL_RETRIES_MAX:
+        return _enter(state, node, Rung.ASK, failure, now, randomness)
+    other = models > 1 and failures % MODEL_TRIES_EACH == 0
+    if other and failures < MODEL_TRIES_EACH * models:
+        return _joined(node, Rung.OTHER, failure, "another model is asked", now)
+    delay_s = model_delay_s(failures - 1, failure.retry_after_s, randomness)
+    rung, reason = (Rung.OTHER, "another model is asked") if other else (Rung.RETRY, "the model is asked again")
+    return _joined(node, rung, failure, reason, now + timedelta(seconds=delay_s))
+
+
+def _joined(node: Node, rung: Rung, failure: Failure, reason: str, not_before: datetime) -> e.RungEntered:
+    """Entered at no cost to its budget."""
+    return e.RungEntered(
+        node=node.id,
+        rung=rung,
+        reason=f"{failure.kind}: {failure.message}; {reason}"[:MESSAGE_CHARS_MAX],
+        evidence=failure.evidence,
+        not_before=not_before,
+        joined=True,
+    )
+
+
+def _gives_up(node: Node, failure: Failure) -> bool:
+    """Whether a node that helps another one leaves it to that one's ladder."""
+    return node.helps is not None and failure.kind not in FOR_A_PERSON
+
+
+def _is_orphan(state: RunState, node: Node) -> bool:
+    helped = state.nodes.get(node.helps or "")
+    return helped is None or helped.helper != node.id
+
+
+def _helped(state: RunState, node: Node, helper: Node) -> list[e.AnyEvent]:
+    """The end of a rung that a brain carried out."""
+    if not helper.phase.over:
+        return []
+    ok = helper.phase is Phase.SUCCEEDED
+    said = helper.result.output if ok else (helper.failure.message if helper.failure else "it was skipped")
+    return [e.RungDone(node=node.id, rung=int(node.rung or 0), ok=ok, evidence=tail(f"{helper.id}: {said}"))]
+
+
+def _ask_to_begin(state: RunState, node: Node, now: datetime) -> e.Asked:
+    approval = node.step.approval
+    assert approval is not None
+    expires_at = None if approval.expires_after_s is None else now + timedelta(seconds=approval.expires_after_s)
+    what = node.step.effect.model_dump_json(exclude={"kind"})
+    question = Question(
+        id=f"{effect_key(state.run_id, node.id, node.attempt + 1)}:approve",
+        text=approval.text or f"May {node.step.name or node.id} begin?",
+        options=("yes", "no"),
+        evidence=tail(what),
+        approval=True,
+        expires_at=expires_at,
+        on_expiry=OnExpiry.ESCALATE if approval.escalate_to else OnExpiry.DENY,
+        escalate_to=approval.escalate_to,
+    )
+    return e.Asked(node=node.id, question=question)
+
+
+def _waited(node: Node, now: datetime) -> list[e.AnyEvent]:
+    """What has come to an end that the node waited for."""
+    if node.not_before is not None and node.not_before <= now and not node.questions:
+        said = "The time is over." if node.waits_for is None else f"The time is over, and {node.waits_for} is not."
+        result = CallResult(ok=node.waits_for is None, output=said)
+        return [e.CallDone(node=node.id, attempt=node.attempt, turn=len(node.talk.turns) - 1, index=0, result=result)]
+    return [
+        _expired(node, question)
+        for question in node.questions.values()
+        if question.expires_at is not None and question.expires_at <= now
+    ]
+
+
+def _expired(node: Node, question: Question) -> e.AnyEvent:
+    if question.on_expiry is OnExpiry.ESCALATE and question.escalate_to:
+        again = question.model_copy(
+            update={
+                "id": f"{question.id}~",
+                "to": question.escalate_to,
+                "escalate_to": "",
+                "on_expiry": OnExpiry.DENY,
+                "expires_at": None,
+                "replaces": question.id,
+            }
+        )
+        return e.Asked(node=node.id, question=again)
+    return e.QuestionAnswered(question=question.id, answer="no: nobody answered in time")
+
+
 def _after_loss(state: RunState, node: Node, now: datetime, randomness: float) -> e.RungEntered:
     failure = node.failure or Failure(kind=FailureClass.LOST, message="lost")
     rung = Rung.ASK
     if node.step.on_lost is OnLost.RETRY:
-        rung = next_rung(FailureClass.LOST, node.step, Spent(node.spent))
+        rung = next_rung(FailureClass.LOST, node.step, Spent(node.spent, state.run_spent), mind=state.mind)
     return _enter(state, node, rung, failure, now, randomness)
 
 
@@ -208,6 +332,7 @@ def _actions(state: RunState, plan: Plan, now: datetime) -> list[Doing | Wait]:
     """Active nodes go on; pending ones begin, in the plan's order, while there are slots."""
     actions: list[Doing | Wait] = []
     waits: list[datetime] = []
+    expiries: list[datetime] = []
     free = plan.concurrency - sum(node.phase.active for node in state.nodes.values())
     mending = any(node.rung is not None and node.rung.of_office for node in state.nodes.values())
     for node in state.nodes.values():
@@ -219,31 +344,41 @@ def _actions(state: RunState, plan: Plan, now: datetime) -> list[Doing | Wait]:
                 actions.append(Attempt(node.id))
             case Phase.EFFECTED | Phase.UNVERIFIED:
                 actions.append(Verify(node.id))
-            case Phase.MENDING:
+            case Phase.MENDING if node.helper is None:
                 actions.append(Mend(node.id))
+            case Phase.WAITING:
+                expiries += [question.expires_at for question in node.questions.values() if question.expires_at]
+                waits += [node.not_before] if node.not_before and not node.questions else []
             case Phase.PENDING if is_ready(state, node):
                 if not due:
                     waits.append(node.not_before or now)
-                elif free > 0 and not mending:  # an office in recovery is given nothing new
-                    free -= 1
+                elif (free > 0 or node.helps) and not mending:  # an office in recovery is given nothing new
+                    free -= 0 if node.helps else 1  # whom it helps holds its place already
                     actions.append(Expand(node.id) if node.expands else Attempt(node.id))
             case _:
                 pass
+    if not actions and not waits:
+        return []  # at most people are waited for: that is what parking is for
+    waits += expiries
     return [*actions, Wait(min(waits))] if waits else actions
 
 
 # --- asking the owner ----------------------------------------------------------------------------------------------------
-def _parked(state: RunState, asking: list[Node]) -> e.Parked:
+def _parked(state: RunState, asking: list[Node], questions: list[Question]) -> e.Parked:
     lines = [f"{node.id}: {_question(node)}" for node in asking]
+    lines += [question.text for question in questions]
     evidence = [f"--- {node.id}, attempt {node.attempt}\n{node.failure.evidence}" for node in asking if node.failure]
     evidence += [f"--- restored from {to}; what was there before: {before}" for to, before in state.restored]
     hint = "Answer `retry`, `skip` or `fail`"
     if any(node.failure is not None and node.failure.kind is FailureClass.LOST for node in asking):
         hint += ", or `accept` when you found that it did take effect"
+    expiries = [question.expires_at for question in questions if question.expires_at is not None]
     return e.Parked(
-        question=("\n".join(lines))[:MESSAGE_CHARS_MAX] + f"\n{hint}.",
+        question=("\n".join(lines))[:MESSAGE_CHARS_MAX] + (f"\n{hint}." if asking else ""),
         evidence=tail("\n".join(evidence), EVIDENCE_BYTES_MAX),
         nodes=tuple(node.id for node in asking),
+        questions=tuple(question.id for question in questions),
+        until=min(expiries, default=None),
     )
 
 

@@ -17,6 +17,7 @@ from tenure.work.hands import Hands
 from tenure.work.journal import Journal
 from tenure.work.keeper import Keeper
 from tenure.work.lease import Lease
+from tenure.work.minds import Minds, RegisteredMinds
 from tenure.work.patience import PatientHands
 from tenure.work.state import RunState, fold
 from tenure.work.steps import Office
@@ -27,6 +28,13 @@ NEWS_S = 60.0
 """At most so long between two looks at the state; everything known wakes the driver sooner."""
 CHORES_S = 10.0
 """How long an ending run waits for what nobody needs to be finished."""
+
+_SPENT_TODAY = """
+    select coalesce(sum((body->'thought'->'usage'->>'cost_usd')::numeric), 0) as usd
+    from journal join runs on runs.id = journal.run_id
+    where runs.agent = %s and journal.kind = 'thinking'
+      and journal.at >= date_trunc('day', now() at time zone 'utc') at time zone 'utc'
+"""
 
 _DO: dict[type[Doing], Callable[[Office, Any], Coroutine[Any, Any, None]]] = {
     Attempt: steps.attempt,
@@ -40,11 +48,20 @@ _DO: dict[type[Doing], Callable[[Office, Any], Coroutine[Any, Any, None]]] = {
 class Driver:
     """Use once. `drive` may be cancelled at any point: what the journal says is all that the next driver needs."""
 
-    def __init__(self, database: ControlDatabase, hands: Hands, claim: Claim, lease: Lease, worker: str) -> None:
+    def __init__(
+        self,
+        database: ControlDatabase,
+        hands: Hands,
+        claim: Claim,
+        lease: Lease,
+        worker: str,
+        minds: Minds | None = None,
+    ) -> None:
         self._database = database
         self._claim = claim
         self._lease = lease
         self._worker = worker
+        self._minds = minds or RegisteredMinds()
         self._journal = Journal(database, claim.run_id, claim.fence)
         self._state = RunState(claim.run_id)
         self._writing = asyncio.Lock()
@@ -58,7 +75,12 @@ class Driver:
         when the control database goes away, and whatever a bug raises; then everything under way is let go."""
         self._state = fold(self._claim.run_id, await self._journal.load())
         self._lease.seen_seq = self._state.seq
-        if self._state.plan is None or self._state.outcome is not None or self._state.parked:
+        state = self._state
+        if state.parked and state.park_until is not None and state.outcome is None and state.plan is not None:
+            if datetime.now(UTC) < state.park_until:
+                await self._journal.suspend(state.park_until)
+                return
+        elif state.plan is None or state.outcome is not None or state.parked:
             await self._let_go()  # cancelled while it was queued, or parked under a claim before this one
             return
         inherited = frozenset(node.id for node in self._state.nodes.values() if node.phase.active)
@@ -112,7 +134,12 @@ class Driver:
             self._under_way[action.node] = asyncio.create_task(doing, name=f"{self._claim.run_id} {action.node}")
 
     def _office(self) -> Office:
-        return Office(self._hands, self._state, self._append, self._later, self._keeper)
+        return Office(self._hands, self._state, self._append, self._later, self._keeper, self._minds, self._spent_today)
+
+    async def _spent_today(self, agent: str) -> float:
+        """Dollars, as far as they are known."""
+        row = await self._database.fetch_one(_SPENT_TODAY, (agent,))
+        return float(row["usd"]) if row else 0.0
 
     async def _let_go_but(self, node: str) -> None:
         """Nobody acts, or writes, for another step any more; what they wrote last is known."""
@@ -165,7 +192,8 @@ class Driver:
         await self._finish_chores()
         async with self._writing:
             self._lease.check()
-            await self._journal.end(event, self._state.agent)
+            summary = "" if isinstance(event, e.Parked) else self._state.summary()
+            await self._journal.end(event, self._state.agent, summary)
 
     async def _let_go(self) -> None:
         async with self._database.transaction() as connection:

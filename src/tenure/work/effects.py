@@ -15,7 +15,7 @@ from tenure.faultpoints import reach
 from tenure.work.events import Result
 from tenure.work.failures import Failure, FailureClass, failure_of, is_definite, says_disk_full, tail
 from tenure.work.hands import Command, CommandState, CommandStatus, Hands, SqlResult
-from tenure.work.plan import Effect, Notify, PutObject, RunScript, RunSql, item_text
+from tenure.work.plan import Effect, Notify, PutObject, RunScript, RunSql, Work, item_text
 from tenure.work.template import Scope, render
 from tenure.work.thoughts import Question
 
@@ -94,6 +94,8 @@ def filled_in(effect: Effect, scope: Scope) -> Effect:
             return PutObject(path=path, bucket=bucket, name=name)
         case Notify():
             return Notify(subject=render(effect.subject, scope), body=render(effect.body, scope))
+        case Work():
+            return effect.model_copy(update={"instructions": render(effect.instructions, scope)})
         case _:
             assert_never(effect)
 
@@ -127,6 +129,8 @@ async def _perform(hands: Hands, order: Order, *, fresh: bool) -> Outcome:
                 left = order.effect
                 await hands.notify(order.agent, left.subject, left.body, key=order.key, run_id=order.run_id)
             return Done(Result())
+        case Work():
+            raise AssertionError("a brain does it, not the hands")
         case _:
             assert_never(order.effect)
 

@@ -177,6 +177,8 @@ class StepBlocked(Event):
     attempt: int
     failure: Failure
     since_seq: int
+    model: str = ""
+    """That could not be asked."""
 
 
 class StepUnverified(Event):
@@ -249,6 +251,15 @@ class Waiting(Event):
     until: datetime
     run: str | None = None
     reason: str = ""
+
+
+class SubGoalEnded(Event):
+    """A run that this one began, or waits for, is over."""
+
+    kind: Literal["sub_goal_ended"] = "sub_goal_ended"
+    run: str
+    outcome: str
+    summary: str = ""
 
 
 # --- asking people -------------------------------------------------------------------------------------------------------
@@ -328,6 +339,7 @@ AnyEvent = Annotated[
     | CallDone
     | Reported
     | Waiting
+    | SubGoalEnded
     | Asked
     | QuestionAnswered,
     Field(discriminator="kind"),

@@ -18,13 +18,10 @@ from tenure.channels import inbox
 from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import LeaseLost
 from tenure.faultpoints import reach
-from tenure.work import claims
+from tenure.work import claims, owner
 from tenure.work import events as e
+from tenure.work.thoughts import Question
 
-JOURNAL_CHANNEL = "tenure_journal"
-"""NOTIFY with the run's id at every append, for those who follow it."""
-OWNER_CHANNEL = "tenure_owner"
-"""NOTIFY with the run's id when the owner wrote something that the run's worker must see."""
 EVENTS_MAX = 200_000
 DEADLOCK_TRIES = 5
 
@@ -40,7 +37,7 @@ _APPEND = """
             question = case when %(state)s is null then question else %(question)s end,
             started_at = coalesce(started_at, clock_timestamp()),
             finished_at = case when %(over)s then clock_timestamp() else finished_at end
-        where id = %(run)s and task_id = (select task_id from held) and state in ('queued', 'running')
+        where id = %(run)s and task_id = (select task_id from held) and state in ('queued', 'running', 'parked')
         returning last_seq - %(count)s as base
     ), added as (
         insert into journal (run_id, seq, at, kind, body, fence)
@@ -114,12 +111,15 @@ class Journal:
                         raise
         raise AssertionError("unreachable")
 
-    async def end(self, event: e.RunSucceeded | e.RunFailed | e.RunCancelled | e.Parked, agent: str) -> None:
-        """Writes the last event and gives the claim back, in one transaction; a question also goes to the inbox."""
+    async def end(
+        self, event: e.RunSucceeded | e.RunFailed | e.RunCancelled | e.Parked, agent: str, summary: str = ""
+    ) -> None:
+        """Writes the last event and gives the claim back, in one transaction; a question also goes to the inbox, and the end to
+        the run of which this one is a sub-goal. A run that is parked until some time is claimed again then."""
         with _points((event,)):
             async with self._database.transaction() as connection:
                 record = (await self._append(connection, (event,)))[0]
-                if isinstance(event, e.Parked):
+                if isinstance(event, e.Parked) and (event.nodes or not event.questions):
                     await inbox.leave(
                         connection,
                         agent=agent,
@@ -128,7 +128,15 @@ class Journal:
                         body=f"{event.question}\n\n{event.evidence}\n\ntenure runs resume {self._run_id} --answer …",
                         run_id=self._run_id,
                     )
+                if isinstance(event, e.Parked) and event.until is not None:
+                    if not await claims.suspend(connection, self._fence, event.until):
+                        raise _lost(self._run_id)
+                    return
                 await claims.complete(connection, self._fence)
+                if not isinstance(event, e.Parked):
+                    outcome = event.kind.removeprefix("run_")
+                    said = event.reason if isinstance(event, e.RunFailed) else summary
+                    await owner.tell_parent(connection, self._run_id, outcome, said)
 
     async def suspend(self, until: datetime) -> None:
         """Gives the claim back until `until`. Raises `LeaseLost`."""
@@ -153,7 +161,25 @@ class Journal:
         added = await (await connection.execute(_APPEND, params)).fetchall()
         if not added:
             raise _lost(self._run_id)
+        for event in events:
+            if isinstance(event, e.Asked):
+                await self._leave_question(connection, event.question)
         return [e.Record(new["seq"], new["at"], event) for new, event in zip(added, events, strict=True)]
+
+    async def _leave_question(self, connection: Connection, question: Question) -> None:
+        """In the inbox of the run's agent, with how to answer."""
+        found = await connection.execute("select agent from runs where id = %s", (self._run_id,))
+        row = await found.fetchone()
+        options = f"\n\nOne of: {', '.join(question.options)}" if question.options else ""
+        whom = f"For {question.to}: " if question.to else ""
+        await inbox.leave(
+            connection,
+            agent=row["agent"] if row else "",
+            key=f"{self._run_id}.asked.{question.id}",
+            subject=f"{whom}{self._run_id} {'wants to go on' if question.approval else 'has a question'}",
+            body=f"{question.text}\n\n{question.evidence}{options}\n\ntenure answer {question.id} …",
+            run_id=self._run_id,
+        )
 
 
 def _lost(run_id: str) -> LeaseLost:

@@ -18,14 +18,15 @@ from tenure.brains.base import Brain
 from tenure.brains.playbook import PlaybookBrain, parse
 from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import Conflict, InvalidArgument, NotFound, TooLarge
-from tenure.work import claims
 from tenure.work import events as e
+from tenure.work import owner
 from tenure.work.forks import ForkPoint, fork_point
-from tenure.work.journal import JOURNAL_CHANNEL, OWNER_CHANNEL, load
-from tenure.work.plan import PLAN_BYTES_MAX, Plan
-from tenure.work.state import fold
-from tenure.work.subgoals import OPEN_SUBGOALS_MAX, ThinkingBrain, subgoal_id
-from tenure.work.thoughts import BrainSettings
+from tenure.work.goals import first_plan
+from tenure.work.journal import load
+from tenure.work.plan import PLAN_BYTES_MAX, Check, Plan
+from tenure.work.state import RunState, fold
+from tenure.work.subgoals import OPEN_SUBGOALS_MAX, subgoal_id
+from tenure.work.thoughts import BrainSettings, Question
 from tenure.work.views import event_view, run_view
 
 RUNS_MAX = 500
@@ -44,12 +45,21 @@ class Runs:
         self._database = database
 
     async def create(
-        self, *, agent: str, goal: str, playbook: str, playbook_name: str | None, inputs: Mapping[str, Any]
+        self,
+        *,
+        agent: str,
+        goal: str,
+        playbook: str,
+        playbook_name: str | None,
+        inputs: Mapping[str, Any],
+        settings: BrainSettings | None = None,
     ) -> wire.Run:
-        """Queues a run carried by a playbook. Raises `PlaybookError` (names file, line and field), `TooLarge`,
-        `InvalidArgument`. The caller has checked that the agent exists."""
+        """Queues a run carried by a playbook, whose failing steps the brain of `settings` may mend. Raises `PlaybookError` (names
+        file, line and field), `TooLarge`, `InvalidArgument`. The caller has checked that the agent exists."""
         brain = PlaybookBrain(playbook, playbook_name or "playbook")
-        return await self.create_with(brain, agent=agent, goal=goal, playbook_name=playbook_name, inputs=inputs)
+        return await self.create_with(
+            brain, agent=agent, goal=goal, playbook_name=playbook_name, inputs=inputs, settings=settings
+        )
 
     async def create_with(
         self,
@@ -59,19 +69,11 @@ class Runs:
         goal: str,
         inputs: Mapping[str, Any],
         playbook_name: str | None = None,
-        run_id: str | None = None,
-        parent: str | None = None,
         settings: BrainSettings | None = None,
     ) -> wire.Run:
-        """Queues a run that `brain` plans; a `run_id` that is known is the run that is there."""
-        if not goal.strip():
-            raise InvalidArgument("A run needs a goal.")
-        if len(goal) > wire.GOAL_CHARS_MAX:
-            raise TooLarge(f"The goal has {len(goal)} characters; {wire.GOAL_CHARS_MAX} are allowed.")
-        if len(json.dumps(dict(inputs), default=str)) > INPUTS_BYTES_MAX:
-            raise TooLarge(f"The inputs are larger than {INPUTS_BYTES_MAX} bytes.", hint="Put large data into a file.")
+        """Queues a run that `brain` plans. With `settings`, a brain that thinks helps where steps fail."""
+        _check_goal(goal, inputs)
         plan = _checked(brain.plan(goal, dict(inputs)))
-        run_id = run_id or _new_id()
         created = e.RunCreated(
             agent=agent,
             goal=goal,
@@ -79,23 +81,52 @@ class Runs:
             playbook_name=playbook_name,
             inputs=plan.inputs,
             settings=settings,
+        )
+        return await self._begin(_new_id(), created, plan)
+
+    async def create_thinking(
+        self,
+        *,
+        agent: str,
+        goal: str,
+        settings: BrainSettings,
+        inputs: Mapping[str, Any] | None = None,
+        accept: tuple[Check, ...] = (),
+        parent: str | None = None,
+        key: str | None = None,
+    ) -> wire.Run:
+        """Queues a run whose brain finds the way to the goal; it is done when the checks of its plan, and those of `accept`,
+        hold. Once per agent and `key`: the second call returns the first one's run. Raises `InvalidArgument`, `TooLarge`."""
+        _check_goal(goal, inputs or {})
+        created = e.RunCreated(
+            agent=agent,
+            goal=goal,
+            brain=settings.brain,
+            inputs=dict(inputs or {}),
+            settings=settings,
+            accept=accept,
             parent=parent,
         )
+        run_id = _new_id() if key is None else subgoal_id(agent, key)
+        return await self._begin(run_id, created, _checked(first_plan(settings, goal, accept)))
+
+    async def _begin(self, run_id: str, created: e.RunCreated, plan: Plan) -> wire.Run:
         async with self._database.transaction() as connection:
-            made = await connection.execute(
+            added = await connection.execute(
                 "insert into runs (id, agent, goal, brain) values (%s, %s, %s, %s) on conflict (id) do nothing",
-                (run_id, agent, goal.replace("\x00", "\ufffd"), brain.name),
+                (run_id, created.agent, created.goal.replace("\x00", "\ufffd"), created.brain),
             )
-            if made.rowcount == 0:  # somebody asked with the same key at the same time
-                return await self.get(run_id)
-            await _write(connection, run_id, created)
-            await _write(connection, run_id, e.Planned(plan=plan))
-            await _queue(connection, run_id)
+            if added.rowcount:  # else somebody asked with the same key
+                await owner.write(connection, run_id, created)
+                await owner.write(connection, run_id, e.Planned(plan=plan))
+                await owner.queue(connection, run_id)
         return await self.get(run_id)
 
-    async def create_subgoal(self, *, agent: str, goal: str, key: str, parent: str | None = None) -> wire.Run:
-        """Queues a run of the agent's own brain, once per key: asked again, it is the run of the first time. Raises `NotFound`
-        for an unknown `parent`, `InvalidArgument`, `TooLarge`, `Conflict` when the agent has too many runs already."""
+    async def create_subgoal(
+        self, *, agent: str, goal: str, key: str, settings: BrainSettings | None = None, parent: str | None = None
+    ) -> wire.Run:
+        """Queues a run of the agent's own brain (`settings`), once per key: asked again, it is the run of the first time. Raises
+        `NotFound` for an unknown `parent`, `InvalidArgument`, `TooLarge`, `Conflict` when the agent has too many runs already."""
         run_id = subgoal_id(agent, key)
         if await self._database.fetch_one("select 1 from runs where id = %s", (run_id,)) is None:
             if parent is not None:
@@ -105,9 +136,8 @@ class Runs:
                     f"{agent} has {OPEN_SUBGOALS_MAX} runs that are not over.",
                     hint="Wait for some of them to end, or cancel them.",
                 )
-            brain, settings = ThinkingBrain(), BrainSettings()
-            return await self.create_with(
-                brain, agent=agent, goal=goal, inputs={}, run_id=run_id, parent=parent, settings=settings
+            return await self.create_thinking(
+                agent=agent, goal=goal, settings=settings or BrainSettings(), parent=parent, key=key
             )
         return await self.get(run_id)
 
@@ -144,32 +174,93 @@ class Runs:
         """A queued or parked run is cancelled at once, a running one when its worker has ended what runs. Raises `NotFound`,
         and `Conflict` when it is over."""
         async with self._database.transaction() as connection:
-            row = await _locked(connection, run_id)
+            row = await owner.lock(connection, run_id)
             if row["state"] in ("queued", "parked"):
-                await _write(connection, run_id, e.RunCancelled(), state="cancelled", over=True)
+                await owner.write(connection, run_id, e.RunCancelled(), state="cancelled", over=True)
+                await owner.tell_parent(connection, run_id, "cancelled")
             elif row["state"] == "running":
-                await _write(connection, run_id, e.CancelRequested())
-                await connection.execute("select pg_notify(%s, %s)", (OWNER_CHANNEL, run_id))
+                await owner.write(connection, run_id, e.CancelRequested())
             else:
                 raise Conflict(
                     f"{run_id} is over: it {row['state']}.", hint="Only a run that is not over can be cancelled."
                 )
-            await claims.wake_suspended(connection, run_id)
+            await owner.wake(connection, run_id)
         return await self.get(run_id)
 
     async def resume(self, run_id: str, answer: str | None = None) -> wire.Run:
         """Answers a parked run and queues it again: `retry` (also the default), `accept`, `skip`, `fail`, or a text for the
         steps. Raises `NotFound`, and `Conflict` unless it is parked."""
         async with self._database.transaction() as connection:
-            row = await _locked(connection, run_id)
+            row = await owner.lock(connection, run_id)
             if row["state"] != "parked":
                 raise Conflict(
                     f"{run_id} is {row['state']}, not parked.",
                     hint="Only a parked run waits for an answer; `tenure run` starts a new one.",
                 )
-            await _write(connection, run_id, e.Answered(answer=(answer or "").strip() or "retry"), state="queued")
-            await _queue(connection, run_id)
+            state = await self._state(connection, run_id)
+            if state.asked and not state.asks_owner:
+                names = ", ".join(sorted(state.asked))
+                raise Conflict(
+                    f"{run_id} waits for answers to questions of its own: {names}.",
+                    hint="`tenure answer QUESTION TEXT` answers one.",
+                )
+            await owner.write(connection, run_id, e.Answered(answer=(answer or "").strip() or "retry"), state="queued")
+            await owner.queue(connection, run_id)
         return await self.get(run_id)
+
+    async def answer(self, question: str, answer: str, *, by: str) -> wire.Run:
+        """Answers one question of a run, once, whoever else tries, and lets the run go on. Raises `NotFound`, and `Conflict` when
+        it was answered, nobody had answered in time, or its run is over or went on without it."""
+        run_id = question.partition(".")[0]
+        text = answer.strip()
+        if not text:
+            raise InvalidArgument("An answer has some text in it.")
+        async with self._database.transaction() as connection:
+            row = await owner.lock(connection, run_id)
+            state = await self._state(connection, run_id)
+            if question in state.answered:
+                said, whom = state.answered[question]
+                raise Conflict(f"{question} was answered already, by {whom or 'nobody in time'}: {said[:200]}")
+            if question not in state.asked:
+                raise NotFound(
+                    f"{run_id} has no open question {question[:200]!r}.", hint="`tenure questions` lists them."
+                )
+            if row["state"] not in ("queued", "running", "parked"):
+                raise Conflict(f"{run_id} is over: it {row['state']}.")
+            parked = row["state"] == "parked"
+            event = e.QuestionAnswered(question=question, answer=text, by=by)
+            await owner.write(connection, run_id, event, state="queued" if parked else None)
+            if parked:
+                await owner.queue(connection, run_id)
+            else:
+                await owner.wake(connection, run_id)
+        return await self.get(run_id)
+
+    async def questions(self, *, agent: str | None = None, limit: int = 200) -> list[tuple[str, str, Question]]:
+        """(run, agent, question) of all open ones, the oldest run first."""
+        rows = await self._database.fetch(
+            """
+            select distinct runs.id, runs.agent, runs.created_at from runs join journal on journal.run_id = runs.id
+            where runs.state in ('queued', 'running', 'parked') and journal.kind = 'asked'
+              and (%(agent)s::text is null or runs.agent = %(agent)s)
+            order by runs.created_at, runs.id limit %(limit)s
+            """,
+            {"agent": agent, "limit": min(limit, RUNS_MAX)},
+        )
+        found: list[tuple[str, str, Question]] = []
+        for row in rows:
+            state = fold(row["id"], await load(self._database, row["id"]))
+            for node in state.nodes.values():
+                found += [(row["id"], row["agent"], question) for question in node.questions.values()]
+        return found
+
+    async def _state(self, connection: Connection, run_id: str) -> RunState:
+        """Folded from what this transaction sees."""
+        found = await connection.execute(
+            "select seq, at, kind, body from journal where run_id = %s order by seq", (run_id,)
+        )
+        rows = await found.fetchall()
+        return fold(run_id, [e.Record(row["seq"], row["at"], e.decode(row["kind"], row["body"])) for row in rows])
 
     async def fork_point(
         self,
@@ -214,8 +305,8 @@ class Runs:
                 """,
                 (run_id, point.run, list(point.seqs)),
             )
-            await _write(connection, run_id, point.forked(new_agent))
-            await _queue(connection, run_id)
+            await owner.write(connection, run_id, point.forked(new_agent))
+            await owner.queue(connection, run_id)
         return await self.get(run_id)
 
     async def open_of(self, agent: str) -> list[tuple[str, str, int]]:
@@ -228,11 +319,20 @@ class Runs:
 
     async def _row(self, run_id: str) -> DictRow:
         row = await self._database.fetch_one(f"select {_COLUMNS} from runs where id = %s", (run_id,))
-        return _found(row, run_id)
+        return owner.there(row, run_id)
 
 
 def _new_id() -> str:
     return f"run_{secrets.token_hex(_ID_BYTES)}"
+
+
+def _check_goal(goal: str, inputs: Mapping[str, Any]) -> None:
+    if not goal.strip():
+        raise InvalidArgument("A run needs a goal.")
+    if len(goal) > wire.GOAL_CHARS_MAX:
+        raise TooLarge(f"The goal has {len(goal)} characters; {wire.GOAL_CHARS_MAX} are allowed.")
+    if len(json.dumps(dict(inputs), default=str)) > INPUTS_BYTES_MAX:
+        raise TooLarge(f"The inputs are larger than {INPUTS_BYTES_MAX} bytes.", hint="Put large data into a file.")
 
 
 def _checked(plan: Plan) -> Plan:
@@ -245,41 +345,3 @@ def _plan_anew(text: str, file: str, goal: str, origin: Plan | None, inputs: Map
     known = parse(text, file).inputs
     kept = {name: value for name, value in (origin.inputs if origin else {}).items() if name in known}
     return _checked(PlaybookBrain(text, file).plan(goal, kept | dict(inputs)))
-
-
-async def _locked(connection: Connection, run_id: str) -> DictRow:
-    found = await connection.execute("select id, state from runs where id = %s for update", (run_id,))
-    return _found(await found.fetchone(), run_id)
-
-
-def _found(row: DictRow | None, run_id: str) -> DictRow:
-    if row is None:
-        raise NotFound(f"There is no run {run_id[:60]!r}.", hint="`tenure runs list` shows them.")
-    return row
-
-
-async def _write(
-    connection: Connection, run_id: str, event: e.AnyEvent, *, state: str | None = None, over: bool = False
-) -> None:
-    """Appends for the owner, who has locked the run's row (or just made it) in this transaction."""
-    await connection.execute(
-        """
-        with run as (
-            update runs set
-                last_seq = last_seq + 1,
-                state = coalesce(%(state)s, state),
-                question = case when %(state)s::text is null then question end,
-                finished_at = case when %(over)s then clock_timestamp() else finished_at end
-            where id = %(run)s returning last_seq
-        )
-        insert into journal (run_id, seq, at, kind, body)
-        select %(run)s, last_seq, clock_timestamp(), %(kind)s, %(body)s::jsonb from run
-        """,
-        {"run": run_id, "state": state, "over": over, "kind": event.kind, "body": e.encode(event)},
-    )
-    await connection.execute("select pg_notify(%s, %s)", (JOURNAL_CHANNEL, run_id))
-
-
-async def _queue(connection: Connection, run_id: str) -> None:
-    task_id = await claims.spawn(connection, run_id)
-    await connection.execute("update runs set task_id = %s where id = %s", (task_id, run_id))

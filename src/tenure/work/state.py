@@ -10,9 +10,11 @@ from enum import StrEnum
 
 from tenure.work import events as e
 from tenure.work.failures import Failure, FailureClass
-from tenure.work.ladder import Rung
-from tenure.work.plan import Notify, Plan, PlanStep, node_id
+from tenure.work.ladder import MODEL_TRIES_EACH, Mind, Rung
+from tenure.work.plan import Check, Notify, Plan, PlanStep, Work, node_id
 from tenure.work.snapshots import StepSnapshot
+from tenure.work.talk import Talk, is_yes
+from tenure.work.thoughts import BrainSettings, Purpose, Question, Usage
 
 ANSWERS = ("retry", "accept", "skip", "fail")
 
@@ -27,6 +29,8 @@ class Phase(StrEnum):
     FAILED = "failed"
     """The ladder has to say what follows."""
     MENDING = "mending"
+    WAITING = "waiting"
+    """For an answer, a time, another run: nothing is done for it meanwhile."""
     ASKING = "asking"
     SUCCEEDED = "succeeded"
     SKIPPED = "skipped"
@@ -75,7 +79,34 @@ class Node:
     over_seq: int | None = None
     """Where the journal says that it is over."""
     waived: bool = False
-    """The owner wants it skipped, which no restore changes."""
+    """No restore changes that it is over: the owner wants it skipped, or it left nothing in the office."""
+    talk: Talk = field(default_factory=Talk)
+    """What the brain thought and did in the latest attempt."""
+    helper: str | None = None
+    """The node by which a brain mends this one, or finds another plan."""
+    questions: dict[str, Question] = field(default_factory=dict[str, Question])
+    """Those that are open."""
+    answers: dict[str, str] = field(default_factory=dict[str, str])
+    approved: bool = False
+    waits_for: str | None = None
+    """The run for whose end it waits."""
+    trouble: str = ""
+    """What the attempt before came to, for a program."""
+    reports: list[e.Reported] = field(default_factory=list[e.Reported])
+
+    @property
+    def works(self) -> bool:
+        return isinstance(self.step.effect, Work)
+
+    @property
+    def purpose(self) -> Purpose | None:
+        """Why the brain is asked; None for a step without one."""
+        return Purpose(self.step.effect.purpose) if isinstance(self.step.effect, Work) else None
+
+    @property
+    def helps(self) -> str | None:
+        """The node for whose sake it is there."""
+        return (self.step.effect.about or None) if isinstance(self.step.effect, Work) else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +138,27 @@ class RunState:
     answer: str = ""
     refused: str | None = None
     """The owner answered that the run shall fail."""
-    office_spent: Counter[Rung] = field(default_factory=Counter[Rung])
+    run_spent: Counter[Rung] = field(default_factory=Counter[Rung])
+    settings: BrainSettings | None = None
+    accept: tuple[Check, ...] = ()
+    parent: str | None = None
+    helpers: int = 0
+    """How many nodes were added to help others."""
+    usage: Usage = field(default_factory=lambda: Usage(requests=0, cost_usd=0.0))
+    """What the brain took so far; its cost as far as it is known."""
+    grants: int = 0
+    """How often the owner gave the budget once more."""
+    turns_without_progress: int = 0
+    model_failures: Counter[str] = field(default_factory=Counter[str])
+    """In a row, by model."""
+    broken_models: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    """Models that failed often, and when they last did."""
+    asked: dict[str, str] = field(default_factory=dict[str, str])
+    """Open questions, and their nodes."""
+    answered: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    """(answer, by whom) of all others."""
+    ended_runs: dict[str, e.SubGoalEnded] = field(default_factory=dict[str, e.SubGoalEnded])
+    park_until: datetime | None = None
     mended_seq: int = 0
     """Journal position of the last successful recovery of the office."""
     proven: set[str] = field(default_factory=set[str])
@@ -129,7 +180,19 @@ class RunState:
     """Keys of commands that the claim before this one may not have got to forget."""
 
     def done(self, step_id: str) -> bool:
-        return all(self.nodes[node].phase.over for node in self.nodes_of[step_id])
+        """Also one that the plan has no more: what needed it has begun with it."""
+        return all(self.nodes[node].phase.over for node in self.nodes_of.get(step_id, ()))
+
+    @property
+    def asks_owner(self) -> bool:
+        """Whether some step came to the end of its ladder."""
+        return bool(self._asking())
+
+    @property
+    def mind(self) -> Mind:
+        """What the run's brain can do about failures."""
+        thinks = self.settings is not None and self.settings.thinks
+        return Mind(len(self.settings.models) if self.settings and thinks else 0, thinks)
 
     def outputs(self) -> dict[str, str]:
         """Of every step that is done; a `for_each` gives its nodes' outputs, a line each."""
@@ -138,6 +201,12 @@ class RunState:
             for step, nodes in self.nodes_of.items()
             if self.done(step)
         }
+
+    def summary(self) -> str:
+        """What the steps gave that nothing else of the plan needs: its results."""
+        needed = {need for node in self.nodes.values() for need in node.step.needs}
+        ends = [node for node in self.nodes.values() if node.step.id not in needed and node.result.output]
+        return "\n".join(f"{node.id}: {node.result.output}" for node in ends if node.helps is None)
 
     def apply(self, record: e.Record) -> None:
         """Takes one more record, in order of `seq`."""
@@ -150,16 +219,25 @@ class RunState:
         match event:
             case e.RunCreated():
                 self.agent, self.goal = event.agent, event.goal
+                self.settings, self.accept, self.parent = event.settings, event.accept, event.parent
             case e.Planned():
-                self._set_plan(event.plan)
+                if self.plan is None:
+                    self._set_plan(event.plan)
+                else:
+                    self._change_plan(event.plan)
             case e.RunClaimed():
                 self.leftover, self.unforgotten = self.unforgotten, []
+                self.parked, self.park_until = False, None
             case e.Forked():
                 self._fork(event)
             case e.OfficeRestored():
                 self._restore(event, record.seq)
             case e.Parked():
-                self.parked = True
+                self.parked, self.park_until = True, event.until
+            case e.QuestionAnswered():
+                self._answer_question(event)
+            case e.SubGoalEnded():
+                self._end_sub_goal(event)
             case e.Answered():
                 self._answer(event.answer, record)
             case e.CancelRequested():
@@ -202,6 +280,28 @@ class RunState:
                     del self.nodes[name]
                 self._add_nodes(self._step(step_id), [None], expands=True)
 
+    def _change_plan(self, plan: Plan) -> None:
+        """What is done or under way stays as it is, helpers included; the rest is as in the new plan."""
+        before, before_of = self.nodes, self.nodes_of
+        self.nodes, self.nodes_of = {}, {}
+        self._set_plan(plan)
+        for step_id, names in before_of.items():
+            kept = [before[name] for name in names]
+            planned = next((step for step in plan.steps if step.id == step_id), None)
+            if planned is None and not any(node.helps for node in kept):
+                continue
+            if planned is None or (any(stays(node) for node in kept) and kept[0].step == planned):
+                for name in self.nodes_of.get(step_id, ()):
+                    del self.nodes[name]
+                self.nodes_of[step_id] = names
+                self.nodes.update({node.id: node for node in kept})
+        self.expanded = {
+            step_id: seq
+            for step_id, seq in self.expanded.items()
+            if any(self.nodes.get(name) is before.get(name) for name in self.nodes_of.get(step_id, ()))
+        }
+        self.asked = {question: name for question, name in self.asked.items() if name in self.nodes}
+
     def _step(self, step_id: str) -> PlanStep:
         assert self.plan is not None
         return next(step for step in self.plan.steps if step.id == step_id)
@@ -218,6 +318,9 @@ class RunState:
         node.key, node.not_before, node.blocked_since = "", None, None
         node.rung, node.rung_key = None, ""
         node.failure, node.result = None, e.Result()
+        for question in node.questions:
+            self.asked.pop(question, None)
+        node.questions, node.helper, node.waits_for, node.talk = {}, None, None, Talk()
         node.attempt_started_at = node.started_at = node.finished_at = None
 
     def _fork(self, event: e.Forked) -> None:
@@ -250,7 +353,7 @@ class RunState:
 
     def _begin_anew(self) -> None:
         """With all budgets; who asked may go on."""
-        self.office_spent.clear()
+        self.run_spent.clear()
         for node in self.nodes.values():
             if node.phase is Phase.ASKING:
                 node.spent.clear()
@@ -261,16 +364,67 @@ class RunState:
     def _answer(self, answer: str, record: e.Record) -> None:
         self.parked = False
         self.answer = "" if answer in ANSWERS else answer
+        if any(node.failure and node.failure.kind is FailureClass.BUDGET for node in self._asking()):
+            self.grants += 1
         if answer == "fail":
             self.refused = "The owner chose to let the run fail."
             return
-        asking = [node for node in self.nodes.values() if node.phase is Phase.ASKING]
+        asking = self._asking()
         self._begin_anew()
         if answer in ("accept", "skip"):
             for node in asking:
                 node.phase = Phase.SUCCEEDED if answer == "accept" else Phase.SKIPPED
                 node.waived = answer == "skip"
                 node.finished_at, node.over_seq = record.at, record.seq
+
+    def _asking(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.phase is Phase.ASKING]
+
+    # --- questions and waits -------------------------------------------------------------------------------------
+    def _ask(self, node: Node, question: Question) -> None:
+        if question.replaces:
+            self._close(node, question.replaces)
+        node.questions[question.id] = question
+        self.asked[question.id] = node.id
+        if node.phase is not Phase.WAITING:
+            node.resume, node.phase = node.phase, Phase.WAITING
+
+    def _close(self, node: Node, question: str) -> None:
+        node.questions.pop(question, None)
+        self.asked.pop(question, None)
+
+    def _answer_question(self, event: e.QuestionAnswered) -> None:
+        self.answered[event.question] = (event.answer, event.by)
+        node = self.nodes.get(self.asked.get(event.question, ""))
+        if node is None:
+            return
+        question = node.questions[event.question]
+        self._close(node, event.question)
+        node.answers[event.question] = event.answer
+        if not self.asked:
+            self.parked, self.park_until = False, None
+        if node.phase is not Phase.WAITING:
+            return
+        if node.resume is Phase.PENDING:  # whether the step may begin
+            node.approved = is_yes(event.answer)
+            node.phase = Phase.PENDING if node.approved else Phase.FAILED
+            if not node.approved:
+                said = f"{event.by or 'Nobody in time'}: {event.answer}"
+                node.failure = Failure(kind=FailureClass.DENIED, message=f"{node.id} was not allowed. {said}")
+            return
+        node.talk.answered(question, event.answer)
+        if not node.questions:
+            node.phase = node.resume
+
+    def _end_sub_goal(self, event: e.SubGoalEnded) -> None:
+        self.ended_runs[event.run] = event
+        for node in self.nodes.values():
+            if node.phase is Phase.WAITING and node.waits_for == event.run:
+                self._wake(node, event)
+
+    def _wake(self, node: Node, ended: e.SubGoalEnded) -> None:
+        node.talk.told(f"{ended.run} {ended.outcome}. {ended.summary}".strip(), ok=ended.outcome == "succeeded")
+        node.phase, node.waits_for, node.not_before = node.resume, None, None
 
     # --- steps ---------------------------------------------------------------------------------------------------
     def _apply_to_node(self, node: Node, event: NodeEvent, record: e.Record) -> None:
@@ -284,6 +438,7 @@ class RunState:
                 node.begun, node.begun_seq = True, record.seq
                 self.attempts[node.id] = event.attempt
                 node.not_before, node.blocked_since = None, None
+                node.talk = Talk(model=node.talk.model)
                 node.attempt_started_at = record.at
                 node.started_at = node.started_at or record.at
             case e.EffectDone():
@@ -292,9 +447,13 @@ class RunState:
             case e.StepSucceeded():
                 node.phase, node.result, node.failure = Phase.SUCCEEDED, event.result, None
                 node.finished_at, node.over_seq = record.at, record.seq
-                if node.id not in self.proven:  # verified progress
+                if node.purpose not in (None, Purpose.WORK):
+                    node.waived = True
+                elif node.id not in self.proven:  # verified progress
                     self.proven.add(node.id)
-                    self.office_spent.clear()
+                    self.run_spent.clear()
+                    if node.step.verify or not node.works:
+                        self.turns_without_progress = 0
                 self._ended(node)
             case e.StepFailed():
                 node.phase, node.resume, node.failure = Phase.FAILED, Phase.PENDING, event.failure
@@ -303,11 +462,32 @@ class RunState:
             case e.StepBlocked():
                 node.resume, node.phase, node.failure = node.phase, Phase.FAILED, event.failure
                 node.blocked_since = event.since_seq
+                if event.failure.kind is FailureClass.MODEL:
+                    node.talk.model_failures += 1
+                    self.model_failures[event.model] += 1
+                    if self.model_failures[event.model] >= MODEL_TRIES_EACH:
+                        self.broken_models[event.model] = record.at
             case e.StepUnverified():
                 node.phase, node.failure = Phase.UNVERIFIED, event.failure
                 self._ended(node)
             case e.StepSkipped():
                 node.phase, node.finished_at, node.over_seq = Phase.SKIPPED, record.at, record.seq
+                node.waived = node.waived or node.helps is not None
+            case e.Thinking():
+                self._think(node, event)
+            case e.CallDone():
+                node.talk.returned(event.turn, event.index, event.result)
+                if node.phase is Phase.WAITING and not node.questions:
+                    node.phase, node.waits_for, node.not_before = node.resume, None, None
+            case e.Waiting():
+                node.resume, node.phase = node.phase, Phase.WAITING
+                node.not_before, node.waits_for = event.until, event.run
+                if event.run in self.ended_runs:
+                    self._wake(node, self.ended_runs[event.run])
+            case e.Asked():
+                self._ask(node, event.question)
+            case e.Reported():
+                node.reports.append(event)
             case e.SnapshotTaken():
                 taken = StepSnapshot(event.snapshot, node.id, event.attempt, event.before, event.verified, event.at_seq)
                 self.snapshots = sorted([*self.snapshots, taken], key=lambda one: one.seq)
@@ -326,20 +506,61 @@ class RunState:
         if node.phase is Phase.UNVERIFIED:
             node.resume = Phase.PENDING  # a lost effect is not asked for again: a next try is a new one
         if not event.joined:
-            (self.office_spent if rung.of_office else node.spent)[rung] += 1
+            (self.run_spent if rung.of_run else node.spent)[rung] += 1
+        kind = node.failure.kind if node.failure else None
+        if kind is FailureClass.STUCK:
+            self.turns_without_progress = 0
+        if rung is Rung.OTHER:
+            node.talk.model += 1
+        if kind is FailureClass.CONTEXT and rung is Rung.RETRY:
+            node.talk.shrinks += 1
         if event.joined or rung is Rung.RETRY:
             node.phase, node.not_before = node.resume, event.not_before
         elif rung is Rung.ASK:
             node.phase = Phase.ASKING
+        elif node.works and rung in (Rung.SELF_CORRECT, Rung.OTHER):
+            told = "\n\n".join(part for part in (event.reason, event.evidence) if part)
+            node.trouble = told
+            if self.mind.thinks:  # it goes on where it was
+                node.talk.feed_back(told)
+                node.phase = Phase.RUNNING
+            else:
+                node.phase = Phase.PENDING
+        elif rung is Rung.REPLAN or (rung is Rung.SELF_CORRECT and node.step.on_error is None):
+            node.phase, node.rung = Phase.MENDING, rung
+            node.helper = self._add_helper(node, Purpose.REPLAN if rung is Rung.REPLAN else Purpose.MEND)
         else:
             node.phase, node.rung, node.rung_key = Phase.MENDING, rung, event.key
             node.begun = node.begun or rung is Rung.SELF_CORRECT
+
+    def _add_helper(self, node: Node, purpose: Purpose) -> str:
+        self.helpers += 1
+        step = PlanStep(
+            id=f"{purpose}-{self.helpers}",
+            name=f"{purpose} {node.id}",
+            effect=Work(instructions="", purpose=purpose, about=node.id),
+        )
+        self._add_nodes(step, [None])
+        return step.id
+
+    def _think(self, node: Node, event: e.Thinking) -> None:
+        node.talk.thought(event.thought)
+        used = event.thought.usage
+        self.usage = Usage(
+            requests=self.usage.requests + used.requests,
+            input_tokens=self.usage.input_tokens + used.input_tokens,
+            output_tokens=self.usage.output_tokens + used.output_tokens,
+            cost_usd=(self.usage.cost_usd or 0.0) + (used.cost_usd or 0.0),
+        )
+        self.turns_without_progress += 1
+        self.model_failures.pop(event.thought.model, None)
+        self.broken_models.pop(event.thought.model, None)
 
     def _climbed(self, node: Node, event: e.RungDone, seq: int) -> None:
         if event.ok and Rung(event.rung).of_office:
             self.mended_seq = seq
         node.phase = node.resume if event.ok else Phase.FAILED
-        node.rung = None
+        node.rung = node.helper = None
 
 
 NodeEvent = (
@@ -354,6 +575,11 @@ NodeEvent = (
     | e.SnapshotTaken
     | e.RungEntered
     | e.RungDone
+    | e.Thinking
+    | e.CallDone
+    | e.Waiting
+    | e.Asked
+    | e.Reported
 )
 _NODE_EVENTS = (
     e.StepExpanded,
@@ -367,7 +593,17 @@ _NODE_EVENTS = (
     e.SnapshotTaken,
     e.RungEntered,
     e.RungDone,
+    e.Thinking,
+    e.CallDone,
+    e.Waiting,
+    e.Asked,
+    e.Reported,
 )
+
+
+def stays(node: Node) -> bool:
+    """Whether a change of the plan leaves the node as it is: it is done, or under way."""
+    return node.phase.over or node.begun or node.phase in (Phase.WAITING, Phase.MENDING)
 
 
 def fold(run_id: str, records: Iterable[e.Record]) -> RunState:

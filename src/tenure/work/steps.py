@@ -9,16 +9,17 @@ from typing import Any
 
 from tenure.errors import LeaseLost, NotFound
 from tenure.faultpoints import reach
-from tenure.work import checks, effects
+from tenure.work import checks, effects, working
 from tenure.work import events as e
 from tenure.work.decide import scope_of
-from tenure.work.effects import Blocked, Done, Failed, Lost, Order
+from tenure.work.effects import Asks, Blocked, Done, Failed, Lost, Order, Outcome
 from tenure.work.failures import Failure, FailureClass, failure_of, tail
 from tenure.work.hands import CommandState, Hands
 from tenure.work.keeper import Keeper
 from tenure.work.keys import check_key, effect_key
 from tenure.work.ladder import Rung
-from tenure.work.plan import FOR_EACH_VALUES_MAX, ITEM_CHARS_MAX, NODES_MAX, RunScript, item_text
+from tenure.work.minds import Minds
+from tenure.work.plan import FOR_EACH_VALUES_MAX, ITEM_CHARS_MAX, NODES_MAX, Effect, RunScript, Work, item_text
 from tenure.work.snapshots import restore_points, undone_by
 from tenure.work.state import Node, Phase, RunState
 from tenure.work.template import TemplateError, render
@@ -39,6 +40,12 @@ class Office:
     append: Append
     later: Callable[[Coroutine[Any, Any, None]], None]
     keeper: Keeper
+    minds: Minds
+    spent_today: Callable[[str], Awaitable[float]]
+
+    @property
+    def desk(self) -> working.Desk:
+        return working.Desk(self.hands, self.state, self.append, self.minds, self.spent_today)
 
 
 async def attempt(office: Office, node: Node) -> None:
@@ -62,10 +69,25 @@ async def attempt(office: Office, node: Node) -> None:
             await office.append(*kept, e.StepStarted(node=node.id, attempt=number, key=key))
         env["TENURE_ATTEMPT"] = str(number)
     since = state.seq
+    if isinstance(effect, Work) and state.mind.thinks:
+        await working.converse(office.desk, node, effect, fresh=fresh)
+        return
+    outcome = await _outcome(office, node, effect, env, fresh=fresh)
+    await _write_outcome(office, node, outcome, since)
+    if isinstance(effect, RunScript) and not isinstance(outcome, Blocked):
+        office.later(effects.forget(office.hands, state.agent, node.key))
+
+
+async def _outcome(office: Office, node: Node, effect: Effect, env: dict[str, str], *, fresh: bool) -> Outcome:
+    if isinstance(effect, Work):
+        if office.state.settings is None:
+            message = "The step is for a brain, and the run has none. `tenure brain set` gives its agent one."
+            return Failed(Failure(kind=FailureClass.USAGE, message=message))
+        return await working.errand(office.desk, node, effect, env, fresh=fresh)
     began = node.attempt_started_at or datetime.now(UTC)
     order = Order(
-        agent=state.agent,
-        run_id=state.run_id,
+        agent=office.state.agent,
+        run_id=office.state.run_id,
         key=node.key,
         effect=effect,
         env=env,
@@ -74,7 +96,10 @@ async def attempt(office: Office, node: Node) -> None:
         due=began + timedelta(seconds=node.step.timeout_s),
         point=node.id,
     )
-    outcome = await effects.perform(office.hands, order, fresh=fresh)
+    return await effects.perform(office.hands, order, fresh=fresh)
+
+
+async def _write_outcome(office: Office, node: Node, outcome: Outcome, since: int) -> None:
     number = node.attempt
     match outcome:
         case Done() if node.step.verify:
@@ -85,11 +110,10 @@ async def attempt(office: Office, node: Node) -> None:
             await office.append(e.StepFailed(node=node.id, attempt=number, failure=outcome.failure))
         case Blocked():
             await office.append(e.StepBlocked(node=node.id, attempt=number, failure=outcome.failure, since_seq=since))
-            return
         case Lost():
             await office.append(e.StepUnverified(node=node.id, attempt=number, failure=outcome.failure))
-    if isinstance(effect, RunScript):
-        office.later(effects.forget(office.hands, state.agent, node.key))
+        case Asks():
+            await office.append(e.Asked(node=node.id, question=outcome.question))
 
 
 async def verify(office: Office, node: Node) -> None:
@@ -216,6 +240,8 @@ async def _self_correct(office: Office, node: Node) -> tuple[bool, str]:
             return True, outcome.result.output
         case Failed() | Blocked() | Lost():
             return False, f"on_error: {outcome.failure.message}\n{outcome.failure.evidence}"
+        case Asks():
+            raise AssertionError("a script asks nobody")
 
 
 async def _recover_office(office: Office, node: Node, rung: Rung | None) -> tuple[bool, str]:

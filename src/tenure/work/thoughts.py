@@ -15,6 +15,8 @@ CALLS_MAX = 32
 """Tools called in one turn."""
 RESULT_CHARS_MAX = 32_000
 """Of what a tool gave, in the journal and before the brain; more is cut in the middle, and says where the whole is."""
+PROGRAMS = ("acp", "process")
+"""Brains that are programs of the office."""
 QUESTION_CHARS_MAX = 10_000
 OPTIONS_MAX = 20
 
@@ -162,6 +164,10 @@ class Question(Part):
     expires_at: datetime | None = None
     on_expiry: OnExpiry = OnExpiry.DENY
     escalate_to: str = ""
+    to: str = ""
+    """Whom it is asked of; empty: the owner."""
+    replaces: str = ""
+    """The question that nobody answered in time."""
 
 
 # --- what it may cost ----------------------------------------------------------------------------------------------------
@@ -195,3 +201,8 @@ class BrainSettings(Part):
     budget: Budget = Budget()
     approve: tuple[str, ...] = ()
     """Tools (`fnmatch` patterns) that a person has to allow, each call."""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the engine acts for it, turn by turn; else it is a program that acts by itself."""
+        return self.brain not in PROGRAMS

@@ -25,9 +25,11 @@ from tenure.work.claims import LEASE_S, WORK_CHANNEL, Claim
 from tenure.work.driver import Driver
 from tenure.work.failures import tail
 from tenure.work.hands import Hands
-from tenure.work.journal import OWNER_CHANNEL, Journal
+from tenure.work.journal import Journal
 from tenure.work.lease import Lease, clock_s
 from tenure.work.listener import Listener, Subscription
+from tenure.work.minds import Minds
+from tenure.work.owner import OWNER_CHANNEL
 
 RUNS_MAX = 64
 """Driven at once by one worker; the others stay queued."""
@@ -61,11 +63,13 @@ class Worker:
         lease_s: int = LEASE_S,
         runs_max: int = RUNS_MAX,
         worker_id: str | None = None,
+        minds: Minds | None = None,
     ) -> None:
         self._database = database
         self._hands = hands
         self._lease_s = lease_s
         self._runs_max = runs_max
+        self._minds = minds
         self._id = worker_id or claims.worker_id()
         self._drives: set[_Drive] = set()
         self._freed = asyncio.Event()
@@ -119,7 +123,7 @@ class Worker:
             while True:
                 try:
                     lease.check()
-                    await Driver(self._database, self._hands, claim, lease, self._id).drive()
+                    await Driver(self._database, self._hands, claim, lease, self._id, self._minds).drive()
                     return
                 except LeaseLost as error:
                     log.info("%s", error)
