@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from tenure.brains.base import Task
 from tenure.errors import UsageError
-from tenure.work.plan import Plan, PlanStep, Work
-from tenure.work.thoughts import Purpose, Thought
+from tenure.work.goals import first_plan
+from tenure.work.plan import Plan
+from tenure.work.thoughts import BrainSettings, Thought
 
 if TYPE_CHECKING:
     import httpx2
 
 NAME = "pydantic_ai"
-PLAN_STEP = "plan"
 REQUEST_S = 900.0
 """One request with its whole answer: models that reason may take minutes before, and write for minutes after."""
 STALL_S = 180.0
@@ -38,13 +38,7 @@ class ModelBrain:
 
     def plan(self, goal: str, inputs: Mapping[str, Any]) -> Plan:
         """One step, which proposes the steps that take its place. Asks nobody."""
-        instructions = "Find out what is needed to know, and propose the steps that lead to the goal."
-        step = PlanStep(
-            id=PLAN_STEP,
-            name="Plan the work",
-            effect=Work(instructions=instructions, purpose=Purpose.PLAN.value),
-        )
-        return Plan(steps=(step,), inputs=dict(inputs))
+        return first_plan(BrainSettings(brain=NAME), goal, ()).model_copy(update={"inputs": dict(inputs)})
 
     async def think(self, task: Task) -> Thought:
         """One request to `task.model`, and the decision in its answer. Raises what `Thinker.think` raises."""

@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
 
 from tenure.errors import Unauthenticated, UsageError
 from tenure.work.thoughts import BrainSettings
@@ -25,6 +28,8 @@ KEY_ENV = {
 COMPATIBLE = "openai-compatible"
 """How a server at a `base_url` is called in messages: what OpenAI alone understands is not sent to it."""
 NO_KEY = "none"
+SETTINGS_OURS = frozenset({"timeout", "request_timeout", "first_event_timeout", "max_retries", "extra_headers"})
+"""Not for an agent's settings: the ladder retries, the limits are ours, and headers would carry keys into the journal."""
 _KEY_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,99}\Z")
 
 
@@ -61,6 +66,28 @@ def check_key_env(name: str) -> str:
             hint="Use capitals, digits and _, with KEY or TOKEN in it, and not beginning with TENURE: such as OPENAI_API_KEY.",
         )
     return name
+
+
+def check_model_settings(given: Mapping[str, JsonValue]) -> None:
+    """Raises `UsageError` for settings that are not an agent's to choose."""
+    if ours := sorted(SETTINGS_OURS & given.keys()):
+        raise UsageError(
+            f"A brain's model settings cannot have {', '.join(ours)}.",
+            hint="Timeouts and retries are the engine's. A key is named by key_env, and never written down.",
+        )
+
+
+def check_base_url(url: str) -> str:
+    """Raises `UsageError` for what is no address of a server, or has a password in it."""
+    found = urlsplit(url)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise UsageError(f"{url[:200]!r} is no address of a server.", hint="Such as http://127.0.0.1:11434/v1.")
+    if found.username is not None or found.password is not None or found.query:
+        raise UsageError(
+            "The address of a model's server has no user, password or query in it: it is shown and kept.",
+            hint="Put the key into a variable of the server's environment, and name that by key_env.",
+        )
+    return url
 
 
 def endpoint_of(model: str, settings: BrainSettings, environ: Mapping[str, str] = os.environ) -> Endpoint:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import httpx2
-from pydantic import JsonValue
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import InstructionPart, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
@@ -16,13 +14,10 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 from tenure.brains.models.conversation import Conversation
-from tenure.brains.models.providers import Endpoint, build, endpoint_of
+from tenure.brains.models.providers import build, check_model_settings, endpoint_of
 from tenure.brains.models.troubles import trouble_of
-from tenure.errors import ModelError, TenureError, UsageError
+from tenure.errors import ModelError, TenureError
 from tenure.work.thoughts import BrainSettings
-
-SETTINGS_OURS = frozenset({"timeout", "request_timeout", "first_event_timeout", "max_retries", "extra_headers"})
-"""Not for an agent's settings: the ladder retries, the limits are ours, and headers would carry keys into the journal."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,8 @@ async def ask(
 ) -> ModelResponse:
     """The whole answer. Raises what `Thinker.think` raises."""
     endpoint = endpoint_of(model, settings)
-    chosen = settings_of(settings.model_settings)
+    check_model_settings(settings.model_settings)
+    chosen = cast("ModelSettings", {**settings.model_settings, "max_retries": 0})
     timeout = httpx2.Timeout(limits.stall_s, connect=limits.connect_s)
     async with httpx2.AsyncClient(timeout=timeout, transport=transport) as client:
         try:
@@ -77,16 +73,3 @@ async def _stream(model: Model[Any], conversation: Conversation, settings: Model
     if response.state != "complete" or (response.finish_reason is None and not details.get("finish_reason")):
         raise ModelError("The answer broke off in the middle: the stream ended without saying why it ended.")
     return response
-
-
-def settings_of(given: Mapping[str, JsonValue]) -> ModelSettings:
-    """Raises `UsageError` for settings that are not an agent's to choose."""
-    if ours := sorted(SETTINGS_OURS & given.keys()):
-        raise UsageError(
-            f"A brain's model settings cannot have {', '.join(ours)}.",
-            hint="Timeouts and retries are the engine's. A key is named by key_env, and never written down.",
-        )
-    return cast("ModelSettings", {**given, "max_retries": 0})
-
-
-__all__ = ["Endpoint", "Limits", "ask", "settings_of"]
