@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, model_validator
 
 GOAL_CHARS_MAX = 10_000
+CHECKS_MAX = 50
 PLAYBOOK_CHARS_MAX = 512 * 1024
 SCRIPT_CHARS_MAX = 1024 * 1024
 ARGV_BYTES_MAX = 1024 * 1024
@@ -128,6 +129,63 @@ class AgentRequest(Request):
     """Presets ("pip", "npm", "apt") or domains ("example.org", "*.example.org"). Empty: nothing leaves the office."""
     asleep: bool = False
     """Its office is not woken; its first use does so."""
+
+
+class BrainBudget(Request):
+    """Of one run; None: as much as it takes."""
+
+    tokens: int | None = Field(default=None, gt=0)
+    cost_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    requests: int | None = Field(default=None, gt=0)
+    agent_day_cost_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Of all runs of the agent, per day in UTC."""
+    turns_without_progress: int = Field(default=60, gt=0)
+    """How often it may be asked since a step's checks last held."""
+
+
+class BrainRequest(Request):
+    """`PUT /v1/agents/{name}/brain`: how an agent thinks. Never a key."""
+
+    brain: str = "pydantic_ai"
+    """"pydantic_ai" asks a model; "acp" and "process" are programs of the office."""
+    models: list[str] = Field(default_factory=list[str], max_length=10)
+    """`provider:model`; the first is asked, the next ones where it fails."""
+    base_url: str | None = Field(default=None, max_length=2000)
+    """Of a server that speaks OpenAI's protocol, for models of `openai:`."""
+    key_env: str | None = None
+    """Variable of the server's environment with the provider's key; None: the provider's usual one."""
+    model_settings: dict[str, Any] = Field(default_factory=dict[str, Any], max_length=50)
+    """Such as `max_tokens`, `temperature`."""
+    context_tokens_max: int = Field(default=100_000, ge=2_000, le=100_000_000)
+    command: list[str] = Field(default_factory=list[str], max_length=200)
+    """Of a brain that is a program."""
+    env: dict[str, str] = Field(default_factory=dict[str, str], max_length=ENV_ENTRIES_MAX)
+    budget: BrainBudget = Field(default_factory=BrainBudget)
+    approve: list[str] = Field(default_factory=list[str], max_length=100)
+    """Tools (patterns such as `shell` or `http_*`) that a person has to allow, each call."""
+
+
+class BrainBudgetInfo(Answer):
+    tokens: int | None = None
+    cost_usd: float | None = None
+    requests: int | None = None
+    agent_day_cost_usd: float | None = None
+    turns_without_progress: int = 60
+
+
+class Brain(Answer):
+    """How an agent thinks, as in `BrainRequest`."""
+
+    brain: str
+    models: list[str] = Field(default_factory=list[str])
+    base_url: str | None = None
+    key_env: str | None = None
+    model_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    context_tokens_max: int = 100_000
+    command: list[str] = Field(default_factory=list[str])
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    budget: BrainBudgetInfo = Field(default_factory=BrainBudgetInfo)
+    approve: list[str] = Field(default_factory=list[str])
 
 
 class Limits(Answer):
@@ -688,18 +746,44 @@ class StepState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     SKIPPED = "skipped"
+    WAITING = "waiting"
+    """For an answer, a time, or another run."""
     UNVERIFIED = "unverified"
     """It was started, and whether it took effect is unknown."""
+
+
+class RunCheck(Request):
+    """What has to hold in the end. Exactly one of `run` (a script that exits with 0), `sql` (a query whose value is true, or
+    `equals`), `file` (it exists and is not empty), `http` (a GET from the office is answered with `status`, and with `contains` in
+    the body)."""
+
+    run: str | None = Field(default=None, min_length=1, max_length=SCRIPT_CHARS_MAX)
+    sql: str | None = Field(default=None, min_length=1, max_length=STATEMENT_CHARS_MAX)
+    equals: Any = None
+    file: str | None = Field(default=None, min_length=1, max_length=4096)
+    http: str | None = Field(default=None, pattern=r"^https?://", max_length=4096)
+    status: int = Field(default=200, ge=100, le=599)
+    contains: str = Field(default="", max_length=10_000)
+
+    @model_validator(mode="after")
+    def _one(self) -> RunCheck:
+        if sum(kind is not None for kind in (self.run, self.sql, self.file, self.http)) != 1:
+            raise ValueError("give exactly one of run, sql, file, http")
+        if self.equals is not None and self.sql is None:
+            raise ValueError("equals belongs to sql")
+        return self
 
 
 class RunRequest(Request):
     agent: str
     goal: str = Field(min_length=1, max_length=GOAL_CHARS_MAX)
-    playbook: str = Field(max_length=PLAYBOOK_CHARS_MAX)
-    """The playbook's text (YAML)."""
+    playbook: str | None = Field(default=None, max_length=PLAYBOOK_CHARS_MAX)
+    """The playbook's text (YAML). None: the agent's brain finds the way."""
     playbook_name: str | None = None
     """What errors call it: usually the file's name."""
     inputs: dict[str, Any] = Field(default_factory=dict[str, Any])
+    accept: list[RunCheck] = Field(default_factory=list[RunCheck], max_length=CHECKS_MAX)
+    """What has to hold in the end, whatever the brain says. Not for a playbook, which has checks of its own."""
 
 
 class SubgoalRequest(Request):
@@ -722,6 +806,40 @@ class StepSnapshot(Answer):
     seq: int
 
 
+class Spent(Answer):
+    """What a brain took. `cost_usd` is the known part of it; None: nothing of it is known."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+
+class Question(Answer):
+    """One that a run has for a person; `approval`: whether something may go on. Answered once, by whoever is first."""
+
+    id: str
+    run: str = ""
+    agent: str = ""
+    step: str = ""
+    text: str
+    options: list[str] = Field(default_factory=list[str])
+    evidence: str = ""
+    approval: bool = False
+    expires_at: datetime | None = None
+    to: str = ""
+
+
+class QuestionList(Answer):
+    questions: list[Question]
+
+
+class AnswerRequest(Request):
+    """`POST /v1/questions/{id}/answer`."""
+
+    answer: str = Field(min_length=1, max_length=GOAL_CHARS_MAX)
+
+
 class RunStep(Answer):
     id: str
     state: StepState
@@ -733,6 +851,8 @@ class RunStep(Answer):
     finished_at: datetime | None = None
     duration_s: float | None = None
     error: str | None = None
+    spent: Spent | None = None
+    """None: no brain thought about it."""
 
 
 class RunOrigin(Answer):
@@ -758,6 +878,11 @@ class Run(Answer):
     """What the person is asked, while parked."""
     error: str | None = None
     origin: RunOrigin | None = None
+    parent: str | None = None
+    """The run of which it is a sub-goal."""
+    spent: Spent | None = None
+    questions: list[Question] = Field(default_factory=list[Question])
+    """Those that are open."""
     """For a fork."""
     steps: list[RunStep] = Field(default_factory=list[RunStep])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tenure.brains.base import Program, Thinker
+from tenure.errors import UsageError
 from tenure.work.thoughts import BrainSettings
 from tenure.work.toolbox import Toolbox
 
@@ -28,12 +29,16 @@ class RegisteredMinds:
     def thinker(self, settings: BrainSettings) -> Thinker:
         from tenure.brains.registry import thinker_of
 
-        return thinker_of(settings)
+        if (found := thinker_of(settings)) is None:
+            raise UsageError(f"{settings.brain} is a program: it does not think turn by turn.")
+        return found
 
     def program(self, settings: BrainSettings) -> Program:
         from tenure.brains.registry import program_of
 
-        return program_of(settings)
+        if (found := program_of(settings)) is None:
+            raise UsageError(f"{settings.brain} thinks: it is no program.")
+        return found
 
     @property
     def tools(self) -> Toolbox:

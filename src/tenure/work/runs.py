@@ -26,8 +26,8 @@ from tenure.work.journal import load
 from tenure.work.plan import PLAN_BYTES_MAX, Check, Plan
 from tenure.work.state import RunState, fold
 from tenure.work.subgoals import OPEN_SUBGOALS_MAX, subgoal_id
-from tenure.work.thoughts import BrainSettings, Question
-from tenure.work.views import event_view, run_view
+from tenure.work.thoughts import BrainSettings
+from tenure.work.views import event_view, question_view, run_view
 
 RUNS_MAX = 500
 """Per listing."""
@@ -236,8 +236,8 @@ class Runs:
                 await owner.wake(connection, run_id)
         return await self.get(run_id)
 
-    async def questions(self, *, agent: str | None = None, limit: int = 200) -> list[tuple[str, str, Question]]:
-        """(run, agent, question) of all open ones, the oldest run first."""
+    async def questions(self, *, agent: str | None = None, limit: int = 200) -> list[wire.Question]:
+        """All that are open, the oldest run first."""
         rows = await self._database.fetch(
             """
             select distinct runs.id, runs.agent, runs.created_at from runs join journal on journal.run_id = runs.id
@@ -247,11 +247,11 @@ class Runs:
             """,
             {"agent": agent, "limit": min(limit, RUNS_MAX)},
         )
-        found: list[tuple[str, str, Question]] = []
+        found: list[wire.Question] = []
         for row in rows:
             state = fold(row["id"], await load(self._database, row["id"]))
             for node in state.nodes.values():
-                found += [(row["id"], row["agent"], question) for question in node.questions.values()]
+                found += [question_view(row["id"], row["agent"], node.id, one) for one in node.questions.values()]
         return found
 
     async def _state(self, connection: Connection, run_id: str) -> RunState:

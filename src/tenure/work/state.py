@@ -14,7 +14,7 @@ from tenure.work.ladder import MODEL_TRIES_EACH, Mind, Rung
 from tenure.work.plan import Check, Notify, Plan, PlanStep, Work, node_id
 from tenure.work.snapshots import StepSnapshot
 from tenure.work.talk import Talk, is_yes
-from tenure.work.thoughts import BrainSettings, Purpose, Question, Usage
+from tenure.work.thoughts import NOTHING, BrainSettings, Purpose, Question, Usage
 
 ANSWERS = ("retry", "accept", "skip", "fail")
 
@@ -93,6 +93,8 @@ class Node:
     trouble: str = ""
     """What the attempt before came to, for a program."""
     reports: list[e.Reported] = field(default_factory=list[e.Reported])
+    usage: Usage = NOTHING
+    """Of all its attempts."""
 
     @property
     def works(self) -> bool:
@@ -144,8 +146,8 @@ class RunState:
     parent: str | None = None
     helpers: int = 0
     """How many nodes were added to help others."""
-    usage: Usage = field(default_factory=lambda: Usage(requests=0, cost_usd=0.0))
-    """What the brain took so far; its cost as far as it is known."""
+    usage: Usage = NOTHING
+    """What the brain took so far."""
     grants: int = 0
     """How often the owner gave the budget once more."""
     turns_without_progress: int = 0
@@ -545,13 +547,8 @@ class RunState:
 
     def _think(self, node: Node, event: e.Thinking) -> None:
         node.talk.thought(event.thought)
-        used = event.thought.usage
-        self.usage = Usage(
-            requests=self.usage.requests + used.requests,
-            input_tokens=self.usage.input_tokens + used.input_tokens,
-            output_tokens=self.usage.output_tokens + used.output_tokens,
-            cost_usd=(self.usage.cost_usd or 0.0) + (used.cost_usd or 0.0),
-        )
+        self.usage = self.usage.plus(event.thought.usage)
+        node.usage = node.usage.plus(event.thought.usage)
         self.turns_without_progress += 1
         self.model_failures.pop(event.thought.model, None)
         self.broken_models.pop(event.thought.model, None)

@@ -113,6 +113,19 @@ class Usage(Part):
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    def plus(self, other: Usage) -> Usage:
+        """Both; the cost as far as it is known."""
+        known = [one for one in (self.cost_usd, other.cost_usd) if one is not None]
+        return Usage(
+            requests=self.requests + other.requests,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost_usd=sum(known) if known else None,
+        )
+
+
+NOTHING = Usage(requests=0)
+
 
 class Thought(Part):
     """`memory` is for the brain alone: what it needs to go on with the conversation, such as a provider's message."""

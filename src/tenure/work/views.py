@@ -9,6 +9,7 @@ from tenure import wire
 from tenure.work import events as e
 from tenure.work.failures import FailureClass
 from tenure.work.state import Node, Phase, RunState
+from tenure.work.thoughts import Question, Usage
 
 _STATES = {
     Phase.PENDING: wire.StepState.PENDING,
@@ -17,6 +18,7 @@ _STATES = {
     Phase.UNVERIFIED: wire.StepState.UNVERIFIED,
     Phase.FAILED: wire.StepState.FAILED,
     Phase.MENDING: wire.StepState.RUNNING,
+    Phase.WAITING: wire.StepState.WAITING,
     Phase.ASKING: wire.StepState.FAILED,
     Phase.SUCCEEDED: wire.StepState.SUCCEEDED,
     Phase.SKIPPED: wire.StepState.SKIPPED,
@@ -37,6 +39,13 @@ def run_view(row: Mapping[str, Any], state: RunState) -> wire.Run:
         question=row["question"],
         error=state.error,
         origin=None if state.origin is None else wire.RunOrigin.model_validate(state.origin),
+        parent=state.parent,
+        spent=_spent(state.usage),
+        questions=[
+            question_view(row["id"], row["agent"], node.id, question)
+            for node in state.nodes.values()
+            for question in node.questions.values()
+        ],
         steps=[_step(state, node) for nodes in state.nodes_of.values() for node in map(state.nodes.__getitem__, nodes)],
     )
 
@@ -58,6 +67,26 @@ def _step(state: RunState, node: Node) -> wire.RunStep:
         finished_at=node.finished_at,
         duration_s=seconds,
         error=node.failure.message if node.failure and not node.phase.over else None,
+        spent=_spent(node.usage),
+    )
+
+
+def _spent(usage: Usage) -> wire.Spent | None:
+    return wire.Spent.model_validate(usage) if usage.requests else None
+
+
+def question_view(run: str, agent: str, step: str, question: Question) -> wire.Question:
+    return wire.Question(
+        id=question.id,
+        run=run,
+        agent=agent,
+        step=step,
+        text=question.text,
+        options=list(question.options),
+        evidence=question.evidence,
+        approval=question.approval,
+        expires_at=question.expires_at,
+        to=question.to,
     )
 
 
