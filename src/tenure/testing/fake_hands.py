@@ -318,8 +318,6 @@ class FakeHands(Hands):
         self._office(agent)
         if not goal.strip():
             raise InvalidArgument("A run needs a goal.")
-        if parent is not None:
-            await self.run_status(parent)
         run_id = f"run_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         if run_id not in self._runs():
             self._write_run(run_id, agent=agent, goal=goal, state="queued", parent=parent)

@@ -285,7 +285,6 @@ async def c36_run_once(hands: Hands, agent: str) -> None:
             while not (await hands.cancel_run(run.id)).over:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     await _raises(NotFound, hands.run_status("run_000000000000"))
-    await _raises(NotFound, hands.start_run(agent, "conformance", key=_key(), parent="run_000000000000"))
 
 
 async def c40_unknown_agent(hands: Hands, agent: str) -> None:
