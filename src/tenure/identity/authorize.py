@@ -61,6 +61,7 @@ OFFICE_ACTIONS = frozenset(
         "egress:connect",
         "message:create",
         "run:read",
+        "tool:use",
         "work:read",
         "work:tell",
     }

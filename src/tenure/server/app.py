@@ -10,11 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from tenure import __version__
 from tenure.identity.tokens import Tokens
 from tenure.server.api import (
     agents,
+    brains,
     commands,
     exports,
     files,
@@ -31,11 +33,14 @@ from tenure.server.api import (
 )
 from tenure.server.failures import Failures
 from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
+from tenure.server.mcp_api import PATH as MCP_PATH
+from tenure.server.mcp_api import McpApi
 from tenure.server.services import Services
 
 ROUTERS = (
     health,
     agents,
+    brains,
     snapshots,
     exports,
     commands,
@@ -84,6 +89,7 @@ def create_app(services: Services, tokens: Tokens) -> FastAPI:
     app.state.services = services
     for module in ROUTERS:
         app.include_router(module.router)
+    app.router.routes.append(Route(MCP_PATH, McpApi(services), include_in_schema=False))
     return app
 
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from tenure.brains.tools import files, goals, messages, notes, objects, services, shell, snapshots, sql, web
 from tenure.brains.tools.tool import Call, Refused, Tool, failed
-from tenure.brains.tools.words import cut, told, unknown_tool, wrong_arguments
+from tenure.brains.tools.words import NOT_PLAIN, cut, is_plain, told, unknown_tool, wrong_arguments
 from tenure.errors import LeaseLost, TenureError, Unauthenticated
 from tenure.faultpoints import reach
 from tenure.work.effects import Blocked
@@ -54,6 +54,8 @@ class OfficeTools:
             arguments = tool.arguments.model_validate(_given(order.arguments))
         except ValidationError as error:
             return failed(cut(wrong_arguments(tool.name, error, tool.arguments.model_fields)))
+        if not is_plain(arguments.model_dump_json()):
+            return failed(f"Nothing was done: {NOT_PLAIN}")
         try:
             reach(f"tool.{tool.name}.before/{order.node}")
             result = await tool.act(Call(hands, order), arguments)

@@ -14,6 +14,10 @@ from tenure.work.thoughts import RESULT_CHARS_MAX
 NEAR_MAX = 3
 PROBLEMS_MAX = 10
 SHOWN_CHARS_MAX = 80
+NOT_PLAIN = (
+    "there is a NUL or half of a surrogate pair in the arguments, which no program can be given. Make such bytes in the "
+    "office, as with printf or python3."
+)
 
 
 def cut(text: str, whole: str = "", chars_max: int = RESULT_CHARS_MAX) -> str:
@@ -25,6 +29,15 @@ def cut(text: str, whole: str = "", chars_max: int = RESULT_CHARS_MAX) -> str:
     head = room // 2
     tail = room - head
     return text[:head] + mark.format(len(text) - room) + text[len(text) - tail :]
+
+
+def is_plain(encoded: str) -> bool:
+    """Whether what this JSON holds can be given to programs: no NUL, no half of a surrogate pair."""
+    try:
+        encoded.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\\u0000" not in encoded.replace("\\\\", "")
 
 
 def near(name: str, names: Iterable[str]) -> str:

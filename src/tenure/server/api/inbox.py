@@ -11,6 +11,7 @@ from tenure.errors import Conflict, TooLarge
 from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
 from tenure.server.access import Caller, Has, of_message, of_new_message, of_own, owned_by, requires
 from tenure.server.checks import check_id, check_text
+from tenure.server.services import Services
 
 router = APIRouter(prefix="/v1/inbox", tags=["inbox"])
 
@@ -39,7 +40,7 @@ async def leave_message(body: wire.MessageRequest, has: Has, caller: Caller) -> 
         await has.offices.need(agent)
     key = check_text("key", body.key) if body.key is not None else None
     if own:
-        await _check_from_office(body, own, has)
+        await check_from_office(body, own, has)
         # Keys of its own: else it could use up the one under which a run's question to the owner will be left.
         key = f"{OFFICE_KEYS}{key}" if key is not None else None
     return await has.inbox.create(
@@ -51,7 +52,7 @@ async def leave_message(body: wire.MessageRequest, has: Has, caller: Caller) -> 
     )
 
 
-async def _check_from_office(body: wire.MessageRequest, own: str, has: Has) -> None:
+async def check_from_office(body: wire.MessageRequest, own: str, has: Services) -> None:
     """An office may write of its own runs only, and not fill the control database. Raises `Forbidden`, `NotFound`,
     `TooLarge`, `Conflict`."""
     if body.run_id is not None:
