@@ -71,7 +71,18 @@ def test_the_document_describes_every_route(api_document: dict[str, Any]) -> Non
 
 @pytest.fixture(scope="module")
 def api_document() -> dict[str, Any]:
-    names = ("offices", "runs", "inbox", "started_at", "gateway", "exports", "imports", "archiving", "signals")
+    names = (
+        "offices",
+        "runs",
+        "inbox",
+        "started_at",
+        "gateway",
+        "exports",
+        "imports",
+        "archiving",
+        "signals",
+        "brains",
+    )
     none: dict[str, Any] = dict.fromkeys(names)
     services = Services(Settings(), **none)
     return create_app(services, TOKENS).openapi()

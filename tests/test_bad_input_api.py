@@ -28,6 +28,7 @@ from tenure.server.checks import ARG_BYTES_MAX
 from tenure.server.gateway.passes import Passes
 from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
+from tenure.testing.fake_brains import FakeBrains
 from tenure.testing.fake_exports import FakeArchiving, exports_of
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
@@ -301,6 +302,7 @@ class Target:
             exports,
             FakeArchiving(offices),
             FileSignals(Path(self.told.name)),
+            FakeBrains(),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

@@ -754,8 +754,8 @@ class StepState(StrEnum):
 
 class RunCheck(Request):
     """What has to hold in the end. Exactly one of `run` (a script that exits with 0), `sql` (a query whose value is true, or
-    `equals`), `file` (it exists and is not empty), `http` (a GET from the office is answered with `status`, and with `contains` in
-    the body)."""
+    `equals`), `file` (it exists and is not empty), `http` (a GET from the office is answered with `status`, and with `contains`
+    in the body)."""
 
     run: str | None = Field(default=None, min_length=1, max_length=SCRIPT_CHARS_MAX)
     sql: str | None = Field(default=None, min_length=1, max_length=STATEMENT_CHARS_MAX)

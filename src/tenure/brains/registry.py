@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenure.brains.base import Brain, Program, Thinker
+from tenure.brains.models import providers
 from tenure.errors import UsageError
 from tenure.work.goals import first_plan
 from tenure.work.plan import Plan
@@ -64,6 +65,26 @@ def program_of(settings: BrainSettings) -> Program | None:
             return ProcessProgram()
         case _:
             return None
+
+
+def check_settings(settings: BrainSettings) -> BrainSettings:
+    """`settings`, when they can mean something. Raises `UsageError`."""
+    _known(settings)
+    for model in settings.models:
+        providers.check_model_name(model)
+    providers.check_model_settings(settings.model_settings)
+    if settings.key_env is not None:
+        providers.check_key_env(settings.key_env)
+    if settings.base_url is not None:
+        providers.check_base_url(settings.base_url)
+    if settings.brain == MODELS and not settings.models:
+        raise UsageError("A brain that asks a model needs one.", hint="Such as --model openai:MODEL.")
+    if settings.brain != MODELS and not settings.command:
+        raise UsageError(
+            f"The brain {settings.brain} is a program of the office, and needs its command.",
+            hint="Such as --command 'claude-code-acp'.",
+        )
+    return settings
 
 
 def _known(settings: BrainSettings) -> None:

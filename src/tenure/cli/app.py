@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from tenure.cli.command import Home, Json, Outer
 from tenure.cli.commands import (
     agents,
+    brain,
     execute,
     exports,
     files,
@@ -27,7 +28,7 @@ from tenure.cli.commands import (
 
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
-    *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork"),
+    *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
     *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
     *("run", "runs", "inbox"),
 )
@@ -75,6 +76,7 @@ def main(
 for noun in (
     server,
     agents,
+    brain,
     exports,
     lifecycle,
     snapshots,

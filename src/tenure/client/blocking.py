@@ -144,6 +144,14 @@ class Agent(views.AgentView):
         )
         return self._told(calls.set_rest(self.name, request))
 
+    def brain(self) -> wire.Brain:
+        """How it thinks. Raises `NotFound` when nobody has chosen that."""
+        return self._transport.send(calls.get_brain(self.name))
+
+    def set_brain(self, settings: wire.BrainRequest) -> wire.Brain:
+        """Chooses how it thinks, for runs that begin from now on; takes the place of what was chosen before."""
+        return self._transport.send(calls.set_brain(self.name, settings))
+
     def keep_awake(self, seconds: float, reason: str = "") -> Agent:
         """The office stays awake for so long, used or not; replaces what was said before. 0 ends it."""
         if seconds == 0:
@@ -283,10 +291,12 @@ class Agent(views.AgentView):
         *,
         playbook: str | Path | None = None,
         inputs: Mapping[str, Any] | None = None,
+        checks: Sequence[wire.RunCheck] = (),
         follow: bool = False,
     ) -> Run:
-        """Starts a run; `playbook` is a path, or text of several lines. With `follow`, returns when it is at rest."""
-        request = views.run_request(self.name, goal, playbook, inputs)
+        """Starts a run; `playbook` is a path, or text of several lines. Without one the agent's brain finds the way, and is done
+        when the `checks` hold. With `follow`, returns when it is at rest."""
+        request = views.run_request(self.name, goal, playbook, inputs, checks)
         run = Run(self._transport, self._transport.send(calls.create_run(request)))
         return run.wait() if follow else run
 

@@ -126,6 +126,14 @@ def set_rest(name: str, request: wire.RestRequest) -> Call[wire.Agent]:
     return Call("PUT", _agent(name, "rest"), _model(wire.Agent), body=request, repeatable=True)
 
 
+def get_brain(name: str) -> Call[wire.Brain]:
+    return Call("GET", _agent(name, "brain"), _model(wire.Brain), repeatable=True)
+
+
+def set_brain(name: str, request: wire.BrainRequest) -> Call[wire.Brain]:
+    return Call("PUT", _agent(name, "brain"), _model(wire.Brain), body=request, repeatable=True)
+
+
 def set_lease(name: str, request: wire.LeaseRequest) -> Call[wire.Agent]:
     return Call("PUT", _agent(name, "lease"), _model(wire.Agent), body=request, repeatable=True)
 
@@ -367,7 +375,7 @@ def file_from_object(agent: str, request: wire.FileFromObjectRequest) -> Call[wi
 # --- runs ------------------------------------------------------------------------------------------------------------
 def create_run(request: wire.RunRequest) -> Call[wire.Run]:
     check_name(request.agent)
-    if len(request.playbook) > wire.PLAYBOOK_CHARS_MAX:
+    if len(request.playbook or "") > wire.PLAYBOOK_CHARS_MAX:
         raise TooLarge(f"The playbook is longer than {wire.PLAYBOOK_CHARS_MAX} characters.")
     return Call("POST", "/v1/runs", _model(wire.Run), body=request)
 

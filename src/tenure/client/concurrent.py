@@ -137,6 +137,12 @@ class AsyncAgent(views.AgentView):
         )
         return await self._told(calls.set_rest(self.name, request))
 
+    async def brain(self) -> wire.Brain:
+        return await self._transport.send(calls.get_brain(self.name))
+
+    async def set_brain(self, settings: wire.BrainRequest) -> wire.Brain:
+        return await self._transport.send(calls.set_brain(self.name, settings))
+
     async def keep_awake(self, seconds: float, reason: str = "") -> AsyncAgent:
         if seconds == 0:
             return await self._told(calls.end_lease(self.name))
@@ -272,9 +278,10 @@ class AsyncAgent(views.AgentView):
         *,
         playbook: str | Path | None = None,
         inputs: Mapping[str, Any] | None = None,
+        checks: Sequence[wire.RunCheck] = (),
         follow: bool = False,
     ) -> AsyncRun:
-        request = views.run_request(self.name, goal, playbook, inputs)
+        request = views.run_request(self.name, goal, playbook, inputs, checks)
         run = AsyncRun(self._transport, await self._transport.send(calls.create_run(request)))
         return await run.wait() if follow else run
 

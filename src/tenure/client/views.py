@@ -113,17 +113,23 @@ def exec_request(
 
 
 def run_request(
-    agent: str, goal: str, playbook: str | Path | None, inputs: Mapping[str, Any] | None
+    agent: str,
+    goal: str,
+    playbook: str | Path | None,
+    inputs: Mapping[str, Any] | None,
+    checks: Sequence[wire.RunCheck] = (),
 ) -> wire.RunRequest:
     """`playbook` is a path, or the playbook's text (a string of several lines)."""
-    if playbook is None:
-        raise InvalidArgument(
-            "A run needs a playbook: the only brain so far follows one.",
-            hint="Write the steps into a YAML file and pass it as the playbook.",
-        )
-    text, name = playbook_text(playbook)
+    text, name = (None, None) if playbook is None else playbook_text(playbook)
     with refusing():
-        return wire.RunRequest(agent=agent, goal=goal, playbook=text, playbook_name=name, inputs=dict(inputs or {}))
+        return wire.RunRequest(
+            agent=agent,
+            goal=goal,
+            playbook=text,
+            playbook_name=name,
+            inputs=dict(inputs or {}),
+            accept=list(checks),
+        )
 
 
 def run_fork_request(

@@ -199,7 +199,7 @@ class Offices:
             raise AlreadyExists(f"There is an agent named {new} already.", hint="Choose another name for the fork.")
         taken = snapshot or (await self.snapshots.take(name, kind=SnapshotKind.FORK)).id
         async with self.snapshots.kept(name, taken) as (found, path):
-            record = await self._store.add(new, source.image, source.limits, source.egress, found.id)
+            record = await self._store.add(new, source.image, source.limits, source.egress, found.id, thinks_as=name)
             office = self._hold(record)
             try:
                 await office.make_fork(path)

@@ -25,15 +25,22 @@ class OfficeStore:
         self._database = database
 
     async def add(
-        self, name: str, image: str, limits: Limits, egress: Sequence[str], origin: str | None = None
+        self,
+        name: str,
+        image: str,
+        limits: Limits,
+        egress: Sequence[str],
+        origin: str | None = None,
+        thinks_as: str | None = None,
     ) -> OfficeRecord:
-        """A new row in stage "creating"; a fork has the id of a snapshot as `origin`. Raises `AlreadyExists`."""
+        """A new row in stage "creating"; a fork has the id of a snapshot as `origin`, and the brain of the agent `thinks_as`.
+        Raises `AlreadyExists`."""
         try:
             row = await self._database.fetch_one(
-                "INSERT INTO agents (name, image, limits, egress, origin, stage) "
-                f"VALUES (%s, %s, %s, %s, %s, 'creating') "
+                "INSERT INTO agents (name, image, limits, egress, origin, brain, stage) "
+                "VALUES (%s, %s, %s, %s, %s, (SELECT brain FROM agents WHERE name = %s), 'creating') "
                 f"RETURNING {_COLUMNS}",
-                (name, image, Jsonb(asdict(limits)), Jsonb(list(egress)), origin),
+                (name, image, Jsonb(asdict(limits)), Jsonb(list(egress)), origin, thinks_as),
             )
         except UniqueViolation:
             raise AlreadyExists(
@@ -65,6 +72,14 @@ class OfficeStore:
 
     async def set_rest(self, name: str, rest: Mapping[str, float]) -> None:
         await self._database.execute("UPDATE agents SET rest = %s WHERE name = %s", (Jsonb(dict(rest)), name))
+
+    async def brain(self, name: str) -> dict[str, Any] | None:
+        """What `set_brain` kept; None when there is nothing, or no such agent."""
+        row = await self._database.fetch_one("SELECT brain FROM agents WHERE name = %s", (name,))
+        return None if row is None else row["brain"]
+
+    async def set_brain(self, name: str, settings: Mapping[str, Any]) -> None:
+        await self._database.execute("UPDATE agents SET brain = %s WHERE name = %s", (Jsonb(dict(settings)), name))
 
     async def set_lease(self, name: str, lease: Lease | None) -> None:
         until, reason = (lease.until, lease.reason) if lease else (None, None)

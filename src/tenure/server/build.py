@@ -41,6 +41,7 @@ from tenure.secrets.egress.presets import read_host_clients
 from tenure.secrets.egress.proxy import Decision, EgressProxy
 from tenure.secrets.egress.rules import Preset, check_entries
 from tenure.server.app import create_app
+from tenure.server.brains import Brains
 from tenure.server.chores import Chore, doing
 from tenure.server.gateway.host_key import ensure_host_key, public_text
 from tenure.server.gateway.keys import SshKeyStore
@@ -129,6 +130,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             imports=imports,
             archiving=Archiving(settings, exports, depot, offices, runs.open_of),
             signals=SignalStore(database),
+            brains=Brains(store),
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )

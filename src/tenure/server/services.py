@@ -23,6 +23,8 @@ from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
 from tenure.work.forks import ForkPoint
 from tenure.work.hands import Command, CommandStatus, Signals, SqlResult
+from tenure.work.plan import Check
+from tenure.work.thoughts import BrainSettings
 
 STDIN, STDOUT, STDERR, RESIZE, STDIN_EOF, SIGNAL = range(6)
 """Channels of an attached session, as on the wire (first byte of each binary frame)."""
@@ -339,12 +341,34 @@ class Runs(Protocol):
     """Values with the attributes of `wire.Run` and `wire.RunEvent`."""
 
     async def create(
-        self, *, agent: str, goal: str, playbook: str, playbook_name: str | None, inputs: Mapping[str, Any]
+        self,
+        *,
+        agent: str,
+        goal: str,
+        playbook: str,
+        playbook_name: str | None,
+        inputs: Mapping[str, Any],
+        settings: BrainSettings | None = None,
     ) -> Any:
-        """Raises `PlaybookError`, which names file, line and field. The caller has checked that the agent exists."""
+        """Raises `PlaybookError`, which names file, line and field. The brain of `settings` may mend steps that fail. The caller
+        has checked that the agent exists."""
         ...
 
-    async def create_subgoal(self, *, agent: str, goal: str, key: str, parent: str | None = None) -> Any:
+    async def create_thinking(
+        self,
+        *,
+        agent: str,
+        goal: str,
+        settings: BrainSettings,
+        inputs: Mapping[str, Any] | None = None,
+        accept: tuple[Check, ...] = (),
+    ) -> Any:
+        """The agent's brain finds the way; the run is done when the checks of `accept`, and those of its plan, hold."""
+        ...
+
+    async def create_subgoal(
+        self, *, agent: str, goal: str, key: str, settings: BrainSettings | None = None, parent: str | None = None
+    ) -> Any:
         """A run of the agent's own brain, once per key. Raises `NotFound` for an unknown `parent`, `UsageError`, `Conflict` when
         the agent has too many runs that are not over."""
         ...
@@ -384,6 +408,17 @@ class Runs(Protocol):
     async def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Any]:
         """In order of `seq`, those with `seq > after`."""
         ...
+
+
+class Brains(Protocol):
+    """How agents think. A fork of an agent thinks as it does."""
+
+    async def get(self, agent: str) -> BrainSettings | None:
+        """None when nobody has chosen that, and for an unknown agent."""
+        ...
+
+    async def set(self, agent: str, settings: BrainSettings) -> None:
+        """`settings` were checked (`tenure.brains.registry.check_settings`). The agent exists."""
 
 
 class Inbox(Protocol):
@@ -491,6 +526,7 @@ class Services:
     imports: Imports
     archiving: Archiving
     signals: SignalsOf
+    brains: Brains
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

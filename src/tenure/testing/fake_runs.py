@@ -12,8 +12,10 @@ import yaml
 from tenure import wire
 from tenure.errors import Conflict, InvalidArgument, NotFound, PlaybookError
 from tenure.work.forks import ForkPoint
+from tenure.work.plan import Check
 from tenure.work.snapshots import StepSnapshot
 from tenure.work.subgoals import subgoal_id
+from tenure.work.thoughts import BrainSettings
 
 
 class FakeRuns:
@@ -40,19 +42,44 @@ class FakeRuns:
         return self._runs[run_id]
 
     async def create(
-        self, *, agent: str, goal: str, playbook: str, playbook_name: str | None, inputs: Mapping[str, Any]
+        self,
+        *,
+        agent: str,
+        goal: str,
+        playbook: str,
+        playbook_name: str | None,
+        inputs: Mapping[str, Any],
+        settings: BrainSettings | None = None,
     ) -> wire.Run:
-        del inputs
+        del inputs, settings
         _read(playbook, playbook_name or "playbook")
+        return self._begin(agent, goal)
+
+    async def create_thinking(
+        self,
+        *,
+        agent: str,
+        goal: str,
+        settings: BrainSettings,
+        inputs: Mapping[str, Any] | None = None,
+        accept: tuple[Check, ...] = (),
+    ) -> wire.Run:
+        given = {"inputs": dict(inputs or {}), "accept": [check.model_dump(mode="json") for check in accept]}
+        return self._begin(agent, goal, settings=settings.model_dump(mode="json"), **given)
+
+    def _begin(self, agent: str, goal: str, **data: Any) -> wire.Run:
         run_id = f"run_{secrets.token_hex(6)}"
         self._runs[run_id] = wire.Run(
             id=run_id, agent=agent, goal=goal, state=wire.RunState.QUEUED, created_at=datetime.now(UTC)
         )
         self._events[run_id] = []
-        self.write(run_id, "run_created", goal=goal)
+        self.write(run_id, "run_created", goal=goal, **data)
         return self._runs[run_id]
 
-    async def create_subgoal(self, *, agent: str, goal: str, key: str, parent: str | None = None) -> wire.Run:
+    async def create_subgoal(
+        self, *, agent: str, goal: str, key: str, settings: BrainSettings | None = None, parent: str | None = None
+    ) -> wire.Run:
+        del settings
         run_id = subgoal_id(agent, key)
         if parent is not None:
             self._get(parent)

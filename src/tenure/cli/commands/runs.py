@@ -35,21 +35,31 @@ def run(
         list[str] | None,
         typer.Option("--input", "-i", metavar="KEY=VALUE", help="A value for the playbook. May be repeated."),
     ] = None,
+    checks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check",
+            metavar="CHECK",
+            help="What has to hold in the end: 'run: SCRIPT', 'sql: QUERY', 'file: PATH' or 'http: URL'. May be repeated.",
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until it is at rest.")] = False,
 ) -> int:
     """Give an agent a goal.
 
-    With --follow the exit code says how the run ended."""
+    Without a playbook the agent's brain finds the way (`tenure brain set`). With --follow the exit code says how the run
+    ended."""
     from tenure.client.views import run_request
 
-    if playbook is None:
+    accept = _checks(checks or [])
+    if playbook is not None and accept:
         raise InvalidArgument(
-            "A run needs a playbook: the only brain so far follows one.",
-            hint=f'tenure run {agent} "{output.printable(goal)[:40]}" --playbook FILE; docs/playbooks.md says how to write one.',
+            "A run by a playbook is judged by the playbook's own checks.", hint="Write them as `verify` of its steps."
         )
-    request = run_request(agent, goal, playbook, _pairs(inputs or []))
-    _check_playbook(request)
-    started = session.tenure.agents(agent).run(goal, playbook=playbook, inputs=request.inputs)
+    request = run_request(agent, goal, playbook, _pairs(inputs or []), accept)
+    if playbook is not None:
+        _check_playbook(request)
+    started = session.tenure.agents(agent).run(goal, playbook=playbook, inputs=request.inputs, checks=accept)
     if not follow:
         if session.json:
             output.print_json(started.info)
@@ -80,11 +90,27 @@ def _pairs(inputs: list[str]) -> dict[str, str]:
     return pairs
 
 
+def _checks(texts: list[str]) -> list[wire.RunCheck]:
+    from tenure import wire
+    from tenure.client.views import refusing
+
+    checks: list[wire.RunCheck] = []
+    for text in texts:
+        kind, colon, value = text.partition(":")
+        if kind.strip() not in ("run", "sql", "file", "http") or not colon or not value.strip():
+            raise InvalidArgument(
+                f"{text!r} is no check.", hint="Write --check 'run: SCRIPT', 'sql: QUERY', 'file: PATH' or 'http: URL'."
+            )
+        with refusing():
+            checks.append(wire.RunCheck.model_validate({kind.strip(): value.strip()}))
+    return checks
+
+
 def _check_playbook(request: wire.RunRequest) -> None:
     """The server checks again; here the person sees file, line and field at once, even before a server runs."""
     from tenure.brains.playbook import PlaybookBrain
 
-    PlaybookBrain(request.playbook, request.playbook_name or "playbook").plan(request.goal, request.inputs)
+    PlaybookBrain(request.playbook or "", request.playbook_name or "playbook").plan(request.goal, request.inputs)
 
 
 @command(runs_app, "list")

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import StreamingResponse
 
 from tenure import wire
-from tenure.errors import TooLarge
+from tenure.errors import InvalidArgument, TooLarge
 from tenure.names import check_name
 from tenure.server.access import Caller, Has, of_new_run, of_new_subgoal, of_own, of_run, owned_by, requires
 from tenure.server.checks import check_id, check_json, check_text
 from tenure.server.events import event_stream
+from tenure.work.plan import Check, FileCheck, HttpCheck, RunCheck, SqlCheck
+from tenure.work.thoughts import BrainSettings
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -27,17 +29,51 @@ After = Annotated[int, Query(ge=0, le=SEQ_MAX, description="Only events with a g
 
 @router.post("", status_code=201, response_model=wire.Run, dependencies=[requires("run:create", of_new_run)])
 async def create_run(body: wire.RunRequest, has: Has) -> Any:
-    """Gives the agent a goal, and the playbook that carries it."""
-    _check_playbook_size(body.playbook)
+    """Gives the agent a goal, and the playbook that carries it; without one, its brain finds the way."""
     check_text("goal", body.goal)
+    inputs, accept = check_json("inputs", body.inputs), tuple(_check(check) for check in body.accept)
+    if body.playbook is not None:
+        _check_playbook_size(body.playbook)
     await has.offices.need(body.agent)
+    settings = await has.brains.get(body.agent)
+    if body.playbook is None:
+        return await has.runs.create_thinking(
+            agent=body.agent, goal=body.goal, settings=_chosen(settings, body.agent), inputs=inputs, accept=accept
+        )
+    if accept:
+        raise InvalidArgument(
+            "A run by a playbook is judged by the playbook's own checks.", hint="Write them as `verify` of its steps."
+        )
     return await has.runs.create(
         agent=body.agent,
         goal=body.goal,
         playbook=body.playbook,
         playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
-        inputs=check_json("inputs", body.inputs),
+        inputs=inputs,
+        settings=settings if settings is not None and settings.thinks else None,
     )
+
+
+def _chosen(settings: BrainSettings | None, agent: str) -> BrainSettings:
+    """Raises `InvalidArgument` when nobody has chosen how the agent thinks."""
+    if settings is None:
+        raise InvalidArgument(
+            f"{agent} has no brain of its own yet, so a run needs a playbook.",
+            hint=f"`tenure brain set {agent} --model PROVIDER:MODEL` gives it one; docs/playbooks.md is about playbooks.",
+        )
+    return settings
+
+
+def _check(check: wire.RunCheck) -> Check:
+    check_json("accept", check.model_dump())
+    if check.run is not None:
+        return RunCheck(script=check.run)
+    if check.sql is not None:
+        return SqlCheck(statement=check.sql, equals=check.equals)
+    if check.file is not None:
+        return FileCheck(path=check.file)
+    assert check.http is not None
+    return HttpCheck(url=check.http, status=check.status, contains=check.contains)
 
 
 @router.post(
@@ -49,7 +85,10 @@ async def create_subgoal(body: wire.SubgoalRequest, has: Has) -> Any:
     check_text("key", body.key)
     await has.offices.need(body.agent)
     parent = None if body.parent is None else check_id(body.parent, "run")
-    return await has.runs.create_subgoal(agent=body.agent, goal=body.goal, key=body.key, parent=parent)
+    settings = _chosen(await has.brains.get(body.agent), body.agent)
+    return await has.runs.create_subgoal(
+        agent=body.agent, goal=body.goal, key=body.key, settings=settings, parent=parent
+    )
 
 
 def _check_playbook_size(playbook: str) -> None:
