@@ -95,9 +95,9 @@ async def suspend(connection: Connection, fence: UUID, until: datetime) -> bool:
     return True
 
 
-async def wake_suspended(connection: Connection, run_id: str) -> None:
-    """Makes a suspended run claimable at once: the owner has something to say."""
-    await connection.execute(
+async def wake_suspended(connection: Connection, run_id: str) -> bool:
+    """Makes a suspended run claimable at once: the owner has something to say. False when it is not suspended."""
+    woken = await connection.execute(
         """
         update absurd.r_work r set available_at = clock_timestamp()
         from runs where runs.id = %s and r.task_id = runs.task_id and r.state = 'sleeping'
@@ -105,6 +105,7 @@ async def wake_suspended(connection: Connection, run_id: str) -> None:
         (run_id,),
     )
     await connection.execute("select pg_notify(%s, %s)", (WORK_CHANNEL, run_id))
+    return woken.rowcount > 0
 
 
 async def clean_up(database: ControlDatabase) -> None:

@@ -260,8 +260,10 @@ def _ask_to_begin(state: RunState, node: Node, now: datetime) -> e.Asked:
     assert approval is not None
     expires_at = None if approval.expires_after_s is None else now + timedelta(seconds=approval.expires_after_s)
     what = node.step.effect.model_dump_json(exclude={"kind"})
+    name = f"{effect_key(state.run_id, node.id, node.attempt + 1)}:approve"
+    earlier = sum(one.startswith(name) for one in state.ever_asked)  # it was denied, or undone, before it ever began
     question = Question(
-        id=f"{effect_key(state.run_id, node.id, node.attempt + 1)}:approve",
+        id=f"{name}{earlier + 1}" if earlier else name,
         text=approval.text or f"May {node.step.name or node.id} begin?",
         options=("yes", "no"),
         evidence=tail(what),

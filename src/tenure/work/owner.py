@@ -59,6 +59,12 @@ async def queue(connection: Connection, run_id: str) -> None:
     await connection.execute("update runs set task_id = %s where id = %s", (task_id, run_id))
 
 
+async def queue_again(connection: Connection, run_id: str) -> None:
+    """Has a worker claim a parked run soon. One that was to be looked at when a question expires has a task already."""
+    if not await claims.wake_suspended(connection, run_id):
+        await queue(connection, run_id)
+
+
 async def wake(connection: Connection, run_id: str) -> None:
     """Tells the run's worker that something was written, or has one claim it that was suspended."""
     await connection.execute("select pg_notify(%s, %s)", (OWNER_CHANNEL, run_id))

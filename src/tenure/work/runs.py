@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -17,9 +18,10 @@ from tenure import wire
 from tenure.brains.base import Brain
 from tenure.brains.playbook import PlaybookBrain, parse
 from tenure.database.connect import Connection, ControlDatabase
-from tenure.errors import Conflict, InvalidArgument, NotFound, TooLarge
+from tenure.errors import Conflict, InvalidArgument, TooLarge
 from tenure.work import events as e
 from tenure.work import owner
+from tenure.work.answers import check_open
 from tenure.work.forks import ForkPoint, fork_point
 from tenure.work.goals import first_plan
 from tenure.work.journal import load
@@ -205,33 +207,25 @@ class Runs:
                     hint="`tenure answer QUESTION TEXT` answers one.",
                 )
             await owner.write(connection, run_id, e.Answered(answer=(answer or "").strip() or "retry"), state="queued")
-            await owner.queue(connection, run_id)
+            await owner.queue_again(connection, run_id)
         return await self.get(run_id)
 
     async def answer(self, question: str, answer: str, *, by: str) -> wire.Run:
-        """Answers one question of a run, once, whoever else tries, and lets the run go on. Raises `NotFound`, and `Conflict` when
-        it was answered, nobody had answered in time, or its run is over or went on without it."""
+        """Answers one question of a run, once, whoever else tries, and lets the run go on. Raises `NotFound`, `InvalidArgument`
+        for neither yes nor no where that is the question, and `Conflict` when it was answered (says by whom), nobody had
+        answered in time, or its run is over or went on without it."""
         run_id = question.partition(".")[0]
         text = answer.strip()
         if not text:
             raise InvalidArgument("An answer has some text in it.")
         async with self._database.transaction() as connection:
             row = await owner.lock(connection, run_id)
-            state = await self._state(connection, run_id)
-            if question in state.answered:
-                said, whom = state.answered[question]
-                raise Conflict(f"{question} was answered already, by {whom or 'nobody in time'}: {said[:200]}")
-            if question not in state.asked:
-                raise NotFound(
-                    f"{run_id} has no open question {question[:200]!r}.", hint="`tenure questions` lists them."
-                )
-            if row["state"] not in ("queued", "running", "parked"):
-                raise Conflict(f"{run_id} is over: it {row['state']}.")
+            check_open(await self._state(connection, run_id), row["state"], question, text, datetime.now(UTC))
             parked = row["state"] == "parked"
             event = e.QuestionAnswered(question=question, answer=text, by=by)
             await owner.write(connection, run_id, event, state="queued" if parked else None)
             if parked:
-                await owner.queue(connection, run_id)
+                await owner.queue_again(connection, run_id)
             else:
                 await owner.wake(connection, run_id)
         return await self.get(run_id)

@@ -158,7 +158,9 @@ class RunState:
     asked: dict[str, str] = field(default_factory=dict[str, str])
     """Open questions, and their nodes."""
     answered: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    """(answer, by whom) of all others."""
+    """(answer, by whom) of those that were answered."""
+    ever_asked: set[str] = field(default_factory=set[str])
+    """Every question there was: the ones that are in neither of those two were dropped, or asked anew of somebody else."""
     ended_runs: dict[str, e.SubGoalEnded] = field(default_factory=dict[str, e.SubGoalEnded])
     park_until: datetime | None = None
     mended_seq: int = 0
@@ -333,6 +335,10 @@ class RunState:
         self.answer, self.refused, self.claims_in_a_row = "", None, 0
         self.leftover, self.unforgotten = [], []
         self._begin_anew()
+        for node in self.nodes.values():
+            if node.questions:  # they are the other run's: this one asks its own
+                node.questions, node.phase = {}, node.resume
+        self.asked.clear()
         if event.plan is not None:
             before, before_of = self.nodes, self.nodes_of
             self.nodes, self.nodes_of = {}, {}
@@ -388,6 +394,7 @@ class RunState:
             self._close(node, question.replaces)
         node.questions[question.id] = question
         self.asked[question.id] = node.id
+        self.ever_asked.add(question.id)
         if node.phase is not Phase.WAITING:
             node.resume, node.phase = node.phase, Phase.WAITING
 
@@ -403,8 +410,7 @@ class RunState:
         question = node.questions[event.question]
         self._close(node, event.question)
         node.answers[event.question] = event.answer
-        if not self.asked:
-            self.parked, self.park_until = False, None
+        self.parked, self.park_until = False, None  # whatever else is asked, this step can go on
         if node.phase is not Phase.WAITING:
             return
         if node.resume is Phase.PENDING:  # whether the step may begin
