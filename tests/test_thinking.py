@@ -6,9 +6,13 @@ from __future__ import annotations
 from fixtures.stage import step_of
 from fixtures.thinking import MODELS, ThinkingStage, check, done, propose, script, shell, work
 from fixtures.workers import at_rest
-from tenure.errors import ModelError
+from tenure.brains.base import Task
+from tenure.errors import DoorClosed, ModelError
 from tenure.testing.scripted_brain import Again
-from tenure.work.thoughts import Ask, Finish, Purpose, Say, Wait
+from tenure.work.journal import load
+from tenure.work.state import fold
+from tenure.work.subgoals import subgoal_id
+from tenure.work.thoughts import Ask, BrainSettings, Finish, Propose, Purpose, Say, Wait
 
 
 async def test_a_goal_becomes_a_plan_that_is_worked_on_and_checked(thinking: ThinkingStage) -> None:
@@ -247,3 +251,94 @@ async def test_a_wait_is_over_when_its_time_is(thinking: ThinkingStage) -> None:
     (result,) = thinker.tasks[2].turns[0].results
     assert result is not None
     assert result.output == "The time is over."
+
+
+# --- sub-goals, and the office under it --------------------------------------------------------------------------------------
+async def test_a_run_waits_for_its_sub_goal_without_a_worker(thinking: ThinkingStage) -> None:
+    child_id = subgoal_id("helper", "k")
+
+    def plan(task: Task) -> Propose:
+        return propose(work("one", "test -s one") if task.agent == "analyst" else script("part", "echo the part"))
+
+    thinking.office.add_agent("helper")
+    given = BrainSettings(brain="scripted", models=MODELS[:1])
+    turns = {"plan": [plan], "one": [Wait(run=child_id, for_s=3600), shell("echo made > one"), done()]}
+    async with thinking.working(turns) as thinker:
+        run_id = await thinking.think()
+        while not await thinking.database.fetch("select 1 from absurd.r_work where state = 'sleeping'"):
+            await thinking.rest()
+        child = await thinking.runs.create_thinking(
+            agent="helper", goal="the part", settings=given, parent=run_id, key="k"
+        )
+        assert child.id == child_id
+        run = await at_rest(thinking.runs, run_id)
+        assert run.state == "succeeded"
+        (result,) = thinker.tasks[-1].turns[0].results
+        assert result is not None
+        assert result.output == f"{child_id} succeeded. part: the part"
+    assert (await thinking.runs.get(child_id)).parent == run_id
+
+
+async def test_an_office_that_fails_under_a_tool_is_recovered_and_the_call_is_not_made_twice(
+    thinking: ThinkingStage,
+) -> None:
+    fault = thinking.hands.add("start_command", lambda: DoorClosed("the door broke"), before=False)
+    run, thinker = await thinking.carry(
+        {
+            "plan": [propose(work("one", "test -s one"))],
+            "one": [shell("echo once >> effects; echo made > one"), done()],
+        }
+    )
+    assert fault.fired == 1
+    assert run.state == "succeeded"
+    assert await thinking.rungs(run) == [(4, "door")]
+    assert thinking.effects() == ["once"]
+    thinker.assert_complete()
+
+
+async def test_a_change_of_plan_by_who_works_leaves_what_is_done(thinking: ThinkingStage) -> None:
+    run, thinker = await thinking.carry(
+        {
+            "plan": [propose(script("first", "echo first >> effects"), work("wrong", "false", "first"))],
+            "wrong": [propose(work("right", "test -s right", "first"), reason="wrong cannot be done")],
+            "right": [shell("echo made > right"), done()],
+        }
+    )
+    assert run.state == "succeeded"
+    assert thinking.effects() == ["first"]
+    assert [step.id for step in run.steps] == ["plan", "first", "right"]
+    thinker.assert_complete()
+
+
+async def test_the_goals_own_checks_judge_whatever_the_plan(thinking: ThinkingStage) -> None:
+    run, thinker = await thinking.carry(
+        {
+            "plan": [propose(script("lazy", "true"))],
+            "mend-1": [shell("echo asked > asked"), done()],
+        },
+        accept=check("test -s asked"),
+    )
+    assert run.state == "succeeded"
+    assert await thinking.rungs(run) == [(1, "verification")]
+    assert "Not verified" in thinker.tasks[1].trouble
+    thinker.assert_complete()
+
+
+async def test_folding_the_journal_again_gives_the_same_state(thinking: ThinkingStage) -> None:
+    """What a worker knows after it did everything itself is what another one reads."""
+    run, _ = await thinking.carry(
+        {
+            "plan": [
+                propose(work("one", "test -s one"), script("bad", "test -e mended", "one", retry={"attempts": 0}))
+            ],
+            "one": [shell("echo made > one"), Wait(for_s=0.01), done("no"), done()],
+            "mend-1": [Say(), shell("touch mended"), done()],
+        }
+    )
+    assert run.state == "succeeded"
+    records = await load(thinking.database, run.id)
+    for cut in range(len(records)):
+        again = fold(run.id, records[:cut])
+        for record in records[cut:]:
+            again.apply(record)
+        assert repr(again) == repr(fold(run.id, records))

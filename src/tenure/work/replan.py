@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from tenure.work.plan import STEPS_MAX, Check, Plan, PlanStep, RunScript, Work
+from tenure.work.plan import STEPS_MAX, Check, Plan, PlanStep, Retry, RunScript, Work
 from tenure.work.state import Node, Phase, RunState, stays
 
 ACCEPT = "accept"
@@ -34,7 +34,12 @@ def merged(state: RunState, proposed: Plan, by: Node) -> Plan | list[str]:
 def accepting(checks: tuple[Check, ...], after: Iterable[str]) -> PlanStep:
     """The step that ends a run whose goal came with checks."""
     return PlanStep(
-        id=ACCEPT, name="the goal's checks", needs=tuple(after), effect=RunScript(script="true"), verify=checks
+        id=ACCEPT,
+        name="the goal's checks",
+        needs=tuple(after),
+        effect=RunScript(script="true"),
+        retry=Retry(attempts=0),
+        verify=checks,
     )
 
 

@@ -210,7 +210,11 @@ class RunState:
         """What the steps gave that nothing else of the plan needs: its results."""
         needed = {need for node in self.nodes.values() for need in node.step.needs}
         ends = [node for node in self.nodes.values() if node.step.id not in needed and node.result.output]
-        return "\n".join(f"{node.id}: {node.result.output}" for node in ends if node.helps is None)
+        return "\n".join(
+            f"{node.id}: {node.result.output}"
+            for node in ends
+            if node.helps is None and not (node.purpose or Purpose.WORK).plans
+        )
 
     def apply(self, record: e.Record) -> None:
         """Takes one more record, in order of `seq`."""

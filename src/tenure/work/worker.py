@@ -182,13 +182,13 @@ class Worker:
             await asyncio.sleep(CLEAN_UP_EVERY_S)
 
 
-async def work(dsn: str, hands: Hands, *, lease_s: int = LEASE_S) -> None:
+async def work(dsn: str, hands: Hands, *, lease_s: int = LEASE_S, minds: Minds | None = None) -> None:
     """One worker on the control database at `dsn`, until SIGTERM or SIGINT. Claims of workers of this machine that are dead are
     released first, so that a start after a crash of everything goes on at once."""
     async with ControlDatabase(dsn, checked=False) as database:
         with contextlib.suppress(ServerUnreachable):
             await claims.release_dead_claims(database)
-        running = asyncio.create_task(Worker(database, hands, lease_s=lease_s).run())
+        running = asyncio.create_task(Worker(database, hands, lease_s=lease_s, minds=minds).run())
         loop = asyncio.get_running_loop()
         for stop in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(stop, running.cancel)
