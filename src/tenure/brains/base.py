@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from tenure.work.effects import Outcome
 from tenure.work.hands import Hands
-from tenure.work.plan import Check, Plan
+from tenure.work.plan import Check, Plan, PlanStep
 from tenure.work.thoughts import BrainSettings, Purpose, Thought, Turn
 from tenure.work.toolbox import ToolSpec
 
@@ -41,6 +41,8 @@ class StepSummary:
     state: str
     what: str = ""
     output: str = ""
+    step: PlanStep | None = None
+    """As it stands in the plan: a proposal that has it again keeps it."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ KEY = "sk-loopback-0123456789abcdef"
 """The key that the server wants, where it wants one."""
 PIECE_CHARS = 7
 """Of an answer in one event of a stream."""
+DRIP_S = 0.01
 
 
 # --- what a script may say -----------------------------------------------------------------------------------------------
@@ -93,6 +94,11 @@ class Hang:
 
 
 @dataclass(frozen=True)
+class Drip:
+    """A sign of life again and again, and never an answer."""
+
+
+@dataclass(frozen=True)
 class Cut:
     """The connection is closed in the middle of the answer: abruptly, or as if that were its end."""
 
@@ -108,7 +114,7 @@ class Raw:
     content_type: str = "text/event-stream"
 
 
-Answer = Reply | Refuse | Down | Hang | Cut | Raw
+Answer = Reply | Refuse | Down | Hang | Drip | Cut | Raw
 Entry = Answer | Callable[[ModelRequestSeen], Answer]
 
 
@@ -161,8 +167,8 @@ class ModelServer:
     def _still(self, entries: list[Entry]) -> bool:
         return any(not (isinstance(entry, Down) and entry.until is not None) for entry in entries)
 
-    def wait_closed(self) -> None:
-        self._closing.wait()
+    def wait_closed(self, timeout_s: float | None = None) -> bool:
+        return self._closing.wait(timeout_s)
 
     def answer(self, path: str, headers: dict[str, str], body: Any) -> tuple[ModelRequestSeen, Answer]:
         """What the script says to a request; a refusal for one that should not have come."""
@@ -244,6 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
             case Hang():
                 self._stream(_events(seen, Reply(text="this hangs"))[:2], end=False)
                 self.model.wait_closed()
+            case Drip():
+                self._stream([], end=False)
+                while not self.model.wait_closed(DRIP_S):
+                    self._chunk(b": still here\n\n")
             case Cut(cleanly=cleanly):
                 events = _events(seen, answer.reply)
                 self._stream(events[: len(events) // 2], end=cleanly)
@@ -273,10 +283,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for event in events:
-            self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
-            self.wfile.flush()
+            self._chunk(event)
         if end:
             self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, event: bytes) -> None:
+        self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+        self.wfile.flush()
 
 
 # --- the protocol --------------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def _is_broken(state: RunState, model: str, now: datetime) -> bool:
 def _summary(node: Node) -> StepSummary:
     what = node.step.name or (node.step.effect.instructions if isinstance(node.step.effect, Work) else "")
     output = node.result.output or (node.failure.message if node.failure else "")
-    return StepSummary(node.id, node.phase, what, tail(output, OUTPUT_SHOWN_BYTES))
+    return StepSummary(node.id, node.phase, what, tail(output, OUTPUT_SHOWN_BYTES), node.step)
 
 
 def _last_said(node: Node) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -20,6 +21,8 @@ STEPS_PROPOSED_MAX = 100
 CHECKS_MAX = 20
 TEXT_CHARS_MAX = 32_000
 PROBLEMS_SHOWN_MAX = 20
+_DONE = (Phase.SUCCEEDED, Phase.SKIPPED)
+_UNDER_WAY = (Phase.RUNNING, Phase.EFFECTED, Phase.UNVERIFIED, Phase.ASKING, Phase.WAITING)
 KINDS = ("work", "run", "sql", "put", "notify")
 CHECKS = ("run", "sql", "file", "http")
 
@@ -91,36 +94,37 @@ class Proposal(_Shape):
 
 def plan_of(proposal: Proposal, task: Task) -> p.Plan | str:
     """The plan, or its problems, a line each. Steps that are done stay, unless the proposal undoes them."""
-    done = {step.id: step for step in task.steps if _is_done(step) and step.id != task.node}
-    undone = set(proposal.undo)
-    kept = {id: step for id, step in done.items() if id not in undone}
+    done = {_step_of(step): step for step in task.steps if step.state in _DONE and step.id != task.node}
+    kept = {id: step for id, step in done.items() if id not in proposal.undo}
+    there = {_step_of(step) for step in task.steps if step.state in _UNDER_WAY and step.id != task.node} | kept.keys()
     steps = [step for step in proposal.steps if step.id not in kept]
-    problems = _problems(steps, kept, proposal, done)
+    problems = _problems(steps, there, proposal, done)
     if problems:
         more = len(problems) - PROBLEMS_SHOWN_MAX
         shown = "\n".join(f"- {problem}" for problem in problems[:PROBLEMS_SHOWN_MAX])
         return f"{shown}\n- … and {more} more" if more > 0 else shown
     try:
         return p.Plan(
-            steps=(*(_stays(step) for step in kept.values()), *(_step(step) for step in steps)),
+            # One that can be undone would be, were it left out.
+            steps=(*(s.step for s in kept.values() if s.step and s.step.undo), *(_step(step) for step in steps)),
             inputs=dict(task.inputs),
         )
     except ValidationError as error:
         return "\n".join(f"- {violation['msg']}" for violation in error.errors(include_url=False, include_input=False))
 
 
-def _is_done(step: StepSummary) -> bool:
-    return step.state in (Phase.SUCCEEDED, Phase.SKIPPED) and "[" not in step.id
+def _step_of(summary: StepSummary) -> str:
+    """The step's id, also for one value of a `for_each`."""
+    return summary.step.id if summary.step else summary.id.partition("[")[0]
 
 
-def _problems(
-    steps: list[_Step], kept: dict[str, StepSummary], proposal: Proposal, done: dict[str, StepSummary]
-) -> list[str]:
-    known = [*kept, *(step.id for step in steps)]
+def _problems(steps: list[_Step], there: Set[str], proposal: Proposal, done: Mapping[str, StepSummary]) -> list[str]:
+    given = [step.id for step in steps]
+    known = {*there, *given}
     problems = [f"undo: no step {name!r} is done" for name in proposal.undo if name not in done]
     if not steps:
         problems.append("steps: all of these are done already; propose what is still to do")
-    for name in {step.id for step in steps if known.count(step.id) > 1}:
+    for name in sorted({name for name in given if given.count(name) > 1}):
         problems.append(f"{name}: the id is given twice")
     for step in steps:
         for need in step.needs:
@@ -130,7 +134,7 @@ def _problems(
                 problems.append(f"{step.id}: needs {need!r}, and there is no such step{did_you_mean(need, known)}")
     if problems:
         return problems
-    needs = {**dict.fromkeys(kept, ()), **{step.id: step.needs for step in steps}}
+    needs: dict[str, tuple[str, ...]] = {**dict.fromkeys(there, ()), **{step.id: step.needs for step in steps}}
     if cycle := cycle_in(needs):
         return [f"steps need each other in a circle: {' → '.join([*cycle, cycle[0]])}"]
     upstream = upstream_of(needs)
@@ -158,11 +162,6 @@ def _texts(step: _Step) -> list[str]:
     texts += [step.notify.subject, step.notify.body] if step.notify else []
     texts += [text for check in step.checks for text in (check.run, check.sql, check.file, check.http)]
     return [text for text in texts if text]
-
-
-def _stays(step: StepSummary) -> p.PlanStep:
-    """Stands for a step that is done: of it only the id counts."""
-    return p.PlanStep(id=step.id, name=step.what, effect=p.RunScript(script="true"))
 
 
 def _step(step: _Step) -> p.PlanStep:
