@@ -343,7 +343,10 @@ class Office:
         """Whether there is anything left of it that could rest deeper; costs nothing to ask."""
         if self._listening is not None or self._database_may_run:
             return True
-        return self.rest_policy.stop_after_s is not None and self._memory.exists
+        stop_after_s = self.record.rest.get("stop_after_s", self._parts.settings.stop_after_s)
+        return (
+            bool(stop_after_s) and self._memory.exists
+        )  # not `rest_policy`: this is asked of every sleeper, every second
 
     async def rest_if_idle(self, now: datetime) -> None:
         """Lets it sink to the tier that is due, if any. Raises `TenureError` when it cannot."""
