@@ -24,8 +24,8 @@ from tenure.testing.model_requests import ModelRequestSeen, problems_of
 
 KEY = "sk-loopback-0123456789abcdef"
 """The key that the server wants, where it wants one."""
-PIECE_CHARS = 7
-"""Of an answer in one event of a stream."""
+PIECE_CHARS_MIN, PIECES_MAX = 7, 50
+"""Of an answer's text, and of a call's arguments, in a stream."""
 DRIP_S = 0.01
 
 
@@ -349,4 +349,5 @@ def _events(seen: ModelRequestSeen, reply: Reply) -> list[bytes]:
 
 
 def _pieces(text: str) -> list[str]:
-    return [text[start : start + PIECE_CHARS] for start in range(0, len(text), PIECE_CHARS)]
+    size = max(PIECE_CHARS_MIN, -(-len(text) // PIECES_MAX))
+    return [text[start : start + size] for start in range(0, len(text), size)]

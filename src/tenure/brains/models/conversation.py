@@ -21,7 +21,7 @@ from pydantic_ai.messages import (
 from tenure.brains.base import Task
 from tenure.brains.models.controls import controls_for, is_control
 from tenure.brains.models.digest import digest
-from tenure.brains.models.memory import Remembered, recall
+from tenure.brains.models.memory import UNTIMED, Remembered, recall
 from tenure.brains.models.prompts import cut, first_prompt, system_prompt
 from tenure.work.thoughts import CallResult, Turn
 from tenure.work.toolbox import ToolSpec
@@ -65,9 +65,9 @@ def conversation_of(task: Task) -> Conversation:
     limit = task.context_tokens_max
     digest_tokens = int(limit * DIGEST_SHARE)
     start = first_kept([turn.tokens for turn in told], base=base, digest_tokens=digest_tokens, limit=limit)
-    opening: list[ModelRequestPart] = [UserPromptPart(first)]
+    opening: list[ModelRequestPart] = [_user(first)]
     if start:
-        opening.append(UserPromptPart(digest(task.turns[:start], digest_tokens * BYTES_PER_TOKEN)))
+        opening.append(_user(digest(task.turns[:start], digest_tokens * BYTES_PER_TOKEN)))
     kept = told[start:]
     if start and start == len(told) - 1:
         room = limit - base - digest_tokens
@@ -119,7 +119,7 @@ class _Told:
             texts.append(turn.note)
         if not parts and not texts:
             texts.append(GO_ON)
-        return cls(remembered.response, (*parts, *(UserPromptPart(text) for text in texts)))
+        return cls(remembered.response, (*parts, *(_user(text) for text in texts)))
 
     @property
     def tokens(self) -> int:
@@ -161,7 +161,12 @@ def _return_of(call: ToolCallPart, result: CallResult | None) -> ToolReturnPart:
 
 
 def _return(call: ToolCallPart, text: str, *, ok: bool) -> ToolReturnPart:
-    return ToolReturnPart(call.tool_name, text, call.tool_call_id, outcome="success" if ok else "failed")
+    outcome = "success" if ok else "failed"
+    return ToolReturnPart(call.tool_name, text, call.tool_call_id, outcome=outcome, timestamp=UNTIMED)
+
+
+def _user(text: str) -> UserPromptPart:
+    return UserPromptPart(text, timestamp=UNTIMED)
 
 
 def _message_bytes(message: ModelMessage) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import cast
 
 from pydantic import JsonValue, ValidationError
@@ -17,6 +18,8 @@ from pydantic_ai.messages import (
 from tenure.work.thoughts import Ask, CallTools, Finish, Propose, Thought, Wait
 
 _FORMAT = 1
+UNTIMED = datetime(1970, 1, 1, tzinfo=UTC)
+"""No provider is told when a message was written; so rebuilt ones are the same whenever that is done."""
 
 
 @dataclass(frozen=True)
@@ -73,4 +76,4 @@ def _from_decision(thought: Thought, turn: int) -> Remembered:
     parts: list[ModelResponsePart] = [*([TextPart(thought.text)] if thought.text or not calls else []), *calls]
     if not calls and not thought.text:
         parts = [TextPart("…")]
-    return Remembered(ModelResponse(parts=parts), (None,) * len(calls))
+    return Remembered(ModelResponse(parts=parts, timestamp=UNTIMED), (None,) * len(calls))
