@@ -217,6 +217,26 @@ async def test_an_office_sees_only_itself(api: Api, door: Path) -> None:
         assert (await office.get("/v1/health")).json()["pid"] is None
 
 
+async def test_a_program_tells_of_itself_under_keys_of_its_own_office_only(api: Api, door: Path) -> None:
+    async with api.client() as worker, api.client(token=None, socket=door) as office:
+        for agent in ("analyst", "other"):
+            path = f"/v1/agents/{agent}/work/of-{agent}"
+            assert (await worker.put(path, json={"checkpoint": agent})).status_code == 204
+        assert (await office.put("/work/of-analyst/checkpoint", json=[1])).status_code == 204
+        assert (await office.get("/work/of-analyst/checkpoint")).json() == [1]
+        assert (await office.post("/work/of-analyst/heartbeat")).status_code == 204
+        for key in ("of-other", "of-nobody"):
+            assert (await office.put(f"/work/{key}/checkpoint", json=[1])).status_code == 404
+            assert (await office.get(f"/work/{key}/checkpoint")).status_code == 404
+            assert (await office.post(f"/work/{key}/ask", json={"text": "?"})).status_code == 404
+        assert (await office.put("/v1/agents/analyst/work/new", json={})).status_code == 403
+        assert (await office.get("/v1/agents/other/work/of-other")).status_code == 403
+        found = (await worker.get("/v1/agents/analyst/work/of-analyst")).json()
+        assert (found["checkpoint"], found["heartbeats"], found["beats"]) == ([1], 1, 2)
+        assert (await worker.get("/v1/agents/other/work/of-other")).json()["checkpoint"] == "other"
+        assert (await worker.post("/work/of-analyst/heartbeat")).status_code == 404, "who is no office has no programs"
+
+
 async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) -> None:
     async with api.client(token=None, socket=door) as office:
         put = await office.put("/v1/agents/analyst/objects/reports/a", content=b"x")
@@ -247,6 +267,8 @@ async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) ->
         ("PUT", "/v1/agents/other/objects/reports/a", None),
         ("POST", "/v1/runs", {"agent": "analyst", "goal": "g", "playbook": PLAYBOOK}),
         ("GET", "/v1/inbox", None),
+        ("GET", "/v1/questions", None),
+        ("GET", "/v1/costs?agent=analyst", None),
         ("POST", "/v1/inbox", {"subject": "s", "agent": "other"}),
         ("GET", "/v1/agents/other/file?path=/etc/passwd", None),
         ("GET", "/v1/agents/other/logs", None),
@@ -268,6 +290,17 @@ async def test_an_office_may_not_see_the_run_of_another(api: Api, door: Path, ow
     async with api.client(token=None, socket=door) as office:
         for path in (f"/v1/runs/{run_id}", f"/v1/runs/{run_id}/events", f"/v1/runs/{run_id}/events/stream"):
             assert (await office.get(path)).status_code == 403
+
+
+async def test_an_office_may_not_answer_what_it_asks(api: Api, door: Path, owner: httpx.AsyncClient) -> None:
+    run_id = (await owner.get("/v1/runs", params={"agent": "analyst"})).json()["runs"][0]["id"]
+    question = api.runs.ask(run_id, "May it?", approval=True)
+    path = f"/v1/questions/{question.id}/answer"
+    async with api.client(token=None, socket=door) as office:
+        assert (await office.post(path, json={"answer": "yes"})).status_code == 403
+    assert (await owner.post(path, json={"answer": "yes"})).status_code == 200
+    (answered,) = [event for event in await api.runs.events(run_id) if event.kind == "question_answered"]
+    assert answered.data["by"] == "owner"
 
 
 async def test_a_stolen_token_does_not_help_behind_a_door(api: Api, door: Path) -> None:

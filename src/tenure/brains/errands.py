@@ -126,8 +126,10 @@ class Reporting:
 
 REPORTS_PER_SPACING = 500
 BYTES_PER_SPACING = 4 * 1024 * 1024
+DOUBLED_MAX = 40
 
 
 def spacing_s(every_s: float, reports: int, total_bytes: int) -> float:
     """How long after a report the next one may follow: twice as long after each 500 of them, or 4 MiB."""
-    return every_s * 2.0 ** (reports // REPORTS_PER_SPACING + total_bytes // BYTES_PER_SPACING)
+    doubled = reports // REPORTS_PER_SPACING + total_bytes // BYTES_PER_SPACING
+    return every_s * 2.0 ** min(doubled, DOUBLED_MAX)

@@ -266,4 +266,5 @@ def main() -> None:
     Agent(Wire()).serve()
 
 
-main()
+if __name__ == "__main__":
+    main()

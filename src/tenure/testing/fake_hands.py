@@ -57,8 +57,7 @@ class FakeHands(Hands):
     def __init__(self, root: Path) -> None:
         self._root = root
         self._signals = FileSignals(root)
-        self._servers: dict[int, SignalServer] = {}
-        """By the process that they are in: one that was forked has its own."""
+        self._server: SignalServer | None = None
         self.programs: list[FakeProgram] = []
         """All that were opened, in order."""
 
@@ -101,8 +100,9 @@ class FakeHands(Hands):
 
     def close(self) -> None:
         """Ends all commands of all agents."""
-        if server := self._servers.pop(os.getpid(), None):
-            server.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         for office in self._root.iterdir():
             if office.is_dir():
                 self._end_commands(office.name)
@@ -181,9 +181,14 @@ class FakeHands(Hands):
         return program
 
     def _environment(self, agent: str, user: str) -> dict[str, str]:
-        server = self._servers.get(os.getpid()) or self._servers.setdefault(os.getpid(), SignalServer(self._signals))
         home = str(self._office(agent) / "home")
-        return {"PATH": os.environ["PATH"], "HOME": home, "USER": user, "TENURE_URL": f"{server.url}/{agent}"}
+        return {"PATH": os.environ["PATH"], "HOME": home, "USER": user, "TENURE_URL": f"{self.serve()}/{agent}"}
+
+    def serve(self) -> str:
+        """The address at which programs tell of themselves. It is of this process, and of those forked from it after this."""
+        if self._server is None:
+            self._server = SignalServer(self._signals)
+        return self._server.url
 
     # --- data --------------------------------------------------------------------------------------------------------
     async def sql(

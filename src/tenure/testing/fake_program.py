@@ -31,6 +31,8 @@ class FakeProgram(OpenProgram):
     def __init__(self, process: Process) -> None:
         self._process = process
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue(PIECES_AHEAD_MAX)
+        self.breaks_with: Exception = DoorClosed("The office's door closed while it was in use.")
+        """What `break_off` makes `receive` raise."""
         self._broken = False
         assert process.stdout is not None
         assert process.stderr is not None
@@ -59,7 +61,7 @@ class FakeProgram(OpenProgram):
             if piece is not None and not self._broken:
                 return piece
         if self._broken:
-            raise DoorClosed("The office's door closed while it was in use.")
+            raise self.breaks_with
         code = await self._process.wait()
         self.exit_code = code if code >= 0 else 128 - code
         return None

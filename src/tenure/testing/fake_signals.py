@@ -20,6 +20,7 @@ from tenure.work.hands import Signals
 from tenure.work.signals import check_checkpoint
 
 T = TypeVar("T")
+POLL_S = 0.02
 NO_CONTENT, BAD_REQUEST = 204, 422
 
 
@@ -78,7 +79,7 @@ class SignalServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(POLL_S,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()

@@ -175,10 +175,9 @@ class Conversation:
         """Waits for the answer to the prompt, and reports meanwhile. A question for a person, if that comes first."""
         timeout_s, heard_s = self._errand.timeout_s, time.monotonic()
         while True:
-            heard_s = max(heard_s, transport.heard_s)
-            if terminals.waiting:
-                heard_s = time.monotonic()
-            left_s = heard_s + timeout_s - time.monotonic()
+            now_s = time.monotonic()
+            heard_s = now_s if terminals.waiting else max(heard_s, transport.heard_s)
+            left_s = heard_s + timeout_s - now_s
             if left_s <= 0:
                 self._fail(FailureClass.TIMEOUT, f"It was silent for {timeout_s:g} s, and was ended.", transport)
             await asyncio.wait(

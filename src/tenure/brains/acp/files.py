@@ -9,14 +9,14 @@ from tenure.work.hands import Hands
 READ_BYTES_MAX = 8 * 1024 * 1024
 _WRITE = """
 set -e
-file=$(readlink -f -- "$1")
+file=$(readlink -m -- "$1")
 mkdir -p -- "$(dirname -- "$file")"
 fresh=$(mktemp -- "$file.XXXXXX")
 trap 'rm -f -- "$fresh"' EXIT
 head -c "$2" > "$fresh"
 [ "$(stat -c %s -- "$fresh")" = "$2" ]
 if [ -e "$file" ]; then chmod --reference="$file" -- "$fresh"; else chmod "$(printf %o $((0666 & ~$(umask))))" -- "$fresh"; fi
-mv -- "$fresh" "$file"
+mv -T -- "$fresh" "$file"
 trap - EXIT
 """
 """Writes all of its input, as long as it was announced, or nothing."""
