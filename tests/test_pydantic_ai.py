@@ -453,6 +453,42 @@ def _google(name: str, arguments: dict[str, Any], *, whole: bool = True) -> byte
     return _sse((None, {"candidates": [{**candidate, **end}], "usageMetadata": usage, "modelVersion": "gemini-x"}))
 
 
+def _responses(name: str, arguments: dict[str, Any], *, whole: bool = True) -> bytes:
+    head = {"id": "resp_1", "object": "response", "created_at": 1, "model": "gpt-x", "tools": [], "tool_choice": "auto"}
+    head |= {"parallel_tool_calls": True, "error": None, "incomplete_details": None, "instructions": None}
+    text = json.dumps(arguments)
+    item = {"type": "function_call", "id": "fc_1", "call_id": "call_r", "name": name, "status": "in_progress"}
+    done = {**item, "arguments": text, "status": "completed"}
+    usage = {
+        "input_tokens": 50,
+        "output_tokens": 10,
+        "total_tokens": 60,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    place = {"item_id": "fc_1", "output_index": 0}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**head, "status": "in_progress", "output": []}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**item, "arguments": ""}},
+        {"type": "response.function_call_arguments.delta", **place, "delta": text},
+    ]
+    if whole:
+        events += [
+            {"type": "response.function_call_arguments.done", **place, "arguments": text},
+            {"type": "response.output_item.done", "output_index": 0, "item": done},
+            {
+                "type": "response.completed",
+                "response": {**head, "status": "completed", "output": [done], "usage": usage},
+            },
+        ]
+    return _sse(*((event["type"], {**event, "sequence_number": n}) for n, event in enumerate(events)))
+
+
+def _calls_of_responses(body: dict[str, Any]) -> list[tuple[str, str]]:
+    kinds = {"function_call": "call", "function_call_output": "return"}
+    return [(kinds[item["type"]], item["call_id"]) for item in body["input"] if item.get("type") in kinds]
+
+
 def _calls_of_anthropic(body: dict[str, Any]) -> list[tuple[str, str]]:
     blocks = [b for m in body["messages"] if isinstance(m["content"], list) for b in m["content"]]
     made = [
@@ -476,6 +512,7 @@ def _calls_of_google(body: dict[str, Any]) -> list[tuple[str, str]]:
 DIALECTS: dict[str, tuple[str, Callable[..., bytes], Callable[[dict[str, Any]], list[tuple[str, str]]]]] = {
     "anthropic:claude-opus-5": ("ANTHROPIC_API_KEY", _anthropic, _calls_of_anthropic),
     "google:gemini-2.5-pro": ("GOOGLE_API_KEY", _google, _calls_of_google),
+    "openai-responses:gpt-5": ("OPENAI_API_KEY", _responses, _calls_of_responses),
 }
 
 

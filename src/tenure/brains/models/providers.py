@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 KEY_ENV = {
     "openai": ("OPENAI_API_KEY",),
+    "openai-responses": ("OPENAI_API_KEY",),
     "openai-chat": ("OPENAI_API_KEY",),
     "anthropic": ("ANTHROPIC_API_KEY",),
     "google": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
 }
-"""The providers, and where each one's key usually is."""
+"""The providers, and where each one's key usually is. `openai` is the server at `base_url`, if there is one; `openai-responses`
+and `openai-chat` are always OpenAI's own, by one protocol or the other."""
 COMPATIBLE = "openai-compatible"
 """How a server at a `base_url` is called in messages: what OpenAI alone understands is not sent to it."""
 NO_KEY = "none"
@@ -95,7 +97,7 @@ def endpoint_of(model: str, settings: BrainSettings, environ: Mapping[str, str] 
     the settings are for models of the first one's provider; others are asked as usual."""
     provider, name = check_model_name(model)
     first = settings.models[0].partition(":")[0] if settings.models else provider
-    base_url = settings.base_url if provider in ("openai", "openai-chat") else None
+    base_url = settings.base_url if provider == "openai" else None
     given = settings.key_env if provider == first else None
     if given is None and base_url is not None:
         return Endpoint(provider, name, base_url, "", NO_KEY)  # never OpenAI's own key to somebody else's server

@@ -32,7 +32,12 @@ def set_brain(
     agent: AgentName,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="PROVIDER:MODEL", help="Of openai, openai-chat, anthropic or google."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="PROVIDER:MODEL",
+            help="Of openai, openai-responses, openai-chat, anthropic or google.",
+        ),
     ] = None,
     fallback: Annotated[
         list[str] | None,
