@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -10,8 +11,10 @@ _LEFT_OUT = frozenset({"title", "default"})
 """Titles repeat names, and a default that is null or empty misleads more than it helps: descriptions say what is meant."""
 
 
+@functools.cache
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """An object's schema without references, titles and defaults. Raises `TypeError` for a model that needs more than that."""
+    """An object's schema without references, titles and defaults; made once, so do not change it. Raises `TypeError` for a model
+    that needs more than that."""
     schema = model.model_json_schema()
     if "$defs" in schema:
         raise TypeError(f"{model.__name__} has models in it, which not every provider's tools take.")

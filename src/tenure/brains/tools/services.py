@@ -77,7 +77,8 @@ async def start(call: Call, wanted: Start) -> CallResult:
     if not call.order.fresh:
         status = await call.hands.command_status(call.agent, call.key)
     if status.state is CommandState.ABSENT:
-        await call.hands.start_command(call.agent, call.key, command)
+        status = await call.hands.start_command(call.agent, call.key, command)
+    if status.state is CommandState.RUNNING and (status.duration_s or 0) < LOOK_S:
         status = await call.hands.command_status(call.agent, call.key, wait_s=LOOK_S)
     if status.state is CommandState.RUNNING:
         return done(f"{wanted.name} runs. service_logs shows what it prints.")
