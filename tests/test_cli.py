@@ -440,6 +440,87 @@ async def test_the_inbox_lists_what_is_new_and_reading_marks_it(api: Api, cli: C
     assert (await cli("inbox", "--json", "read", left.id)).json["subject"] == "Done"
 
 
+# --- questions and costs -------------------------------------------------------------------------------------------------
+@pytest.fixture
+async def asking(api: Api) -> str:
+    """A run."""
+    run = await api.runs.create(agent="analyst", goal="g", playbook=PLAYBOOK, playbook_name=None, inputs={})
+    return run.id
+
+
+async def test_questions_are_shown_with_all_that_is_needed_to_answer(api: Api, cli: Cli, asking: str) -> None:
+    assert (await cli("questions")).out == ""
+    colour = api.runs.ask(asking, "Which colour?", options=["red", "blue"], evidence="the walls")
+    leave = api.runs.ask(asking, "May it?", approval=True, to="ana")
+    shown = (await cli("questions", "analyst")).out
+    for part in (colour.id, "Which colour?", "one of: red, blue", "the walls", leave.id, "for ana"):
+        assert part in shown
+    assert [one["id"] for one in (await cli("questions", "--json")).json["questions"]] == [colour.id, leave.id]
+    assert (await cli("questions", "other", "--json")).json == {"questions": []}
+
+
+async def test_an_answer_is_taken_once_and_the_second_is_told_who_was_first(api: Api, cli: Cli, asking: str) -> None:
+    colour, leave = api.runs.ask(asking, "Which colour?"), api.runs.ask(asking, "May it?", approval=True)
+    assert (await cli("answer", colour.id, "dark blue")).out == f"{asking} is queued.\n"
+    late = await cli("answer", colour.id, "red")
+    assert late.code == errors.Conflict.exit_code
+    assert "answered already, by owner" in late.err
+    assert (await cli("answer", leave.id, "--no", "not today", "--json")).json["id"] == asking
+    answers = [event.data["answer"] for event in await api.runs.events(asking) if event.kind == "question_answered"]
+    assert answers == ["dark blue", "no, not today"]
+
+
+async def test_a_run_stands_for_its_only_question(api: Api, cli: Cli, asking: str) -> None:
+    first, second = api.runs.ask(asking, "First?"), api.runs.ask(asking, "Second?")
+    several = await cli("answer", asking, "yes")
+    assert several.code == errors.InvalidArgument.exit_code
+    assert second.id in several.err
+    await cli("answer", first.id, "yes")
+    assert (await cli("answer", asking, "--yes")).code == 0
+    assert "no open question" in (await cli("answer", asking, "--yes")).err
+
+
+async def test_an_answer_that_is_missing_is_asked_for_at_a_terminal_only(api: Api, cli: Cli, asking: str) -> None:
+    asked = api.runs.ask(asking, "Which colour?", evidence="the walls")
+    refused = await cli("answer", asked.id)
+    assert refused.code == errors.InvalidArgument.exit_code
+    assert "The answer is missing" in refused.err
+    assert (await cli("answer", asked.id, "text", "--yes")).code == errors.InvalidArgument.exit_code
+    ours, theirs = pty.openpty()
+    process = await cli.start("answer", asked.id, stdin=theirs)
+    os.close(theirs)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    shown = await asyncio.wait_for(process.stderr.readuntil(b"Answer"), PATIENCE_S)
+    assert b"Which colour?" in shown
+    assert b"the walls" in shown
+    os.write(ours, b"blue\n")
+    assert await asyncio.wait_for(process.stdout.read(), PATIENCE_S) == f"{asking} is queued.\n".encode()
+    assert await process.wait() == 0
+    os.close(ours)
+
+
+async def test_costs_are_summed_by_what_was_asked_for(cli: Cli) -> None:
+    shown = (await cli("costs", "analyst", "--by", "agent")).out.split()
+    assert shown == [
+        "AGENT",
+        "REQUESTS",
+        "IN",
+        "OUT",
+        "USD",
+        "TOOK",
+        "analyst",
+        "2",
+        "1,200",
+        "80",
+        "0.0125",
+        "0.0",
+        "s",
+    ]
+    assert (await cli("costs", "--by", "model", "--json")).json["costs"][0]["model"] == "test:one"
+    assert (await cli("costs", "--by", "colour")).code == errors.InvalidArgument.exit_code
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def playbook(tmp_path: Path) -> str:

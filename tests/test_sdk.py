@@ -222,7 +222,28 @@ async def test_messages_are_listed_and_read(api: Api, endpoint: Endpoint) -> Non
     await use(endpoint, look)
 
 
-@pytest.mark.parametrize("noun", ["Tenure", "Agents", "Agent", "Objects", "Snapshots", "Runs", "Run", "Inbox"])
+async def test_questions_are_listed_and_answered_once(api: Api, endpoint: Endpoint) -> None:
+    run = await api.runs.create(agent="analyst", goal="g", playbook=PLAYBOOK, playbook_name=None, inputs={})
+    asked = api.runs.ask(run.id, "Which colour?", options=["red", "blue"])
+
+    def look(client: Tenure) -> None:
+        assert [one.id for one in client.questions.list("analyst")] == [asked.id]
+        assert client.questions.list("other") == []
+        assert client.questions.answer(asked.id, "blue").state == "queued"
+        with pytest.raises(errors.Conflict, match="answered already, by owner"):
+            client.questions.answer(asked.id, "red")
+        with pytest.raises(errors.InvalidArgument):
+            client.questions.answer("no/id", "red")
+        assert [one.model for one in client.costs(by="model")] == ["test:one"]
+        with pytest.raises(errors.InvalidArgument):
+            client.costs(by="colour")
+
+    await use(endpoint, look)
+
+
+@pytest.mark.parametrize(
+    "noun", ["Tenure", "Agents", "Agent", "Objects", "Snapshots", "Runs", "Run", "Questions", "Inbox"]
+)
 def test_both_sdks_have_the_same_methods_with_the_same_parameters(noun: str) -> None:
     def shape(cls: type) -> dict[str, list[str]]:
         methods = inspect.getmembers(cls, inspect.isfunction)
@@ -406,8 +427,8 @@ async def test_a_keyed_effect_is_sent_again_after_a_restart_and_one_without_key_
     office = api.offices._offices["analyst"]
     execute = office.database.execute
 
-    async def execute_and_die(statement: str, *, key: str | None = None, rows_max: int = 1000) -> Any:
-        result = await execute(statement, key=key, rows_max=rows_max)
+    async def execute_and_die(statement: str, *, key: str | None = None, **options: Any) -> Any:
+        result = await execute(statement, key=key, **options)
         done.append(key)
         if len(done) in (1, 3):
             asyncio.get_running_loop().call_soon(_drop_connections, api)

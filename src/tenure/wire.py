@@ -10,7 +10,7 @@ no more.
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -838,6 +838,38 @@ class AnswerRequest(Request):
     """`POST /v1/questions/{id}/answer`."""
 
     answer: str = Field(min_length=1, max_length=GOAL_CHARS_MAX)
+
+
+class CostsBy(StrEnum):
+    """What costs are summed by."""
+
+    AGENT = "agent"
+    RUN = "run"
+    STEP = "step"
+    MODEL = "model"
+    DAY = "day"
+
+
+class Cost(Answer):
+    """What brains took. Of `agent`, `run`, `step`, `model` and `day` (UTC) those are filled that it is summed by. `cost_usd` is
+    the known part of it, and `unpriced` counts the thoughts whose price nobody knows."""
+
+    agent: str | None = None
+    run: str | None = None
+    step: str | None = None
+    model: str | None = None
+    day: date | None = None
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    unpriced: int = 0
+    duration_s: float = 0.0
+
+
+class CostList(Answer):
+    by: CostsBy
+    costs: list[Cost]
 
 
 class RunStep(Answer):

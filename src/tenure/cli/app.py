@@ -11,6 +11,7 @@ from tenure.cli.command import Home, Json, Outer
 from tenure.cli.commands import (
     agents,
     brain,
+    costs,
     execute,
     exports,
     files,
@@ -18,6 +19,7 @@ from tenure.cli.commands import (
     lifecycle,
     objects,
     previews,
+    questions,
     runs,
     secure_shell,
     server,
@@ -30,7 +32,7 @@ ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
     *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
-    *("run", "runs", "inbox"),
+    *("run", "runs", "questions", "answer", "costs", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
 
@@ -85,6 +87,8 @@ for noun in (
     sql,
     objects,
     runs,
+    questions,
+    costs,
     inbox,
     secure_shell,
     ssh_keys,

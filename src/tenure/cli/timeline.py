@@ -29,6 +29,7 @@ MARKS = {
     StepState.FAILED: ("✗", "red"),
     StepState.SKIPPED: ("-", "dim"),
     StepState.UNVERIFIED: ("?", "yellow"),
+    StepState.WAITING: ("○", "yellow"),
 }
 RUN_STYLES = {
     RunState.QUEUED: "dim",
@@ -49,7 +50,7 @@ RUNGS = {
     7: "rebuild",
     8: "ask a person",
 }
-ASCII = str.maketrans("·▶✓✗█▒→…~│◇◆", ".>+x#=>~~|o*")
+ASCII = str.maketrans("·▶✓✗█▒→…~│◇◆○", ".>+x#=>~~|o*o")
 
 
 def plain(text: str, _: str) -> str:
@@ -179,7 +180,9 @@ def ending(run: Run, paint: Paint = plain) -> list[str]:
         lines += ["", paint(printable(run.error), "red")]
     if run.state is RunState.PARKED:
         lines += ["", paint("It asks:", "yellow") + f" {printable(run.question or '(nothing)')}"]
-        lines.append(f"For example: tenure runs resume {run.id} --answer retry --follow")
+        lines += [f"To answer: tenure answer {one.id} {'--yes' if one.approval else '…'}" for one in run.questions]
+        if not run.questions or any(step.state in (StepState.FAILED, StepState.UNVERIFIED) for step in run.steps):
+            lines.append(f"For example: tenure runs resume {run.id} --answer retry --follow")
     return lines
 
 

@@ -40,6 +40,7 @@ class Tenure:
         self.transport = Transport(endpoint or Endpoint.find(settings or Settings.from_environment()))
         self.agents = Agents(self.transport)
         self.runs = Runs(self.transport)
+        self.questions = Questions(self.transport)
         self.inbox = Inbox(self.transport)
         self.ssh_keys = SshKeys(self.transport)
 
@@ -58,6 +59,13 @@ class Tenure:
     def ssh_gateway(self) -> wire.SshGateway:
         """Where the SSH gateway listens, and its host key."""
         return self.transport.send(calls.ssh_gateway())
+
+    def costs(
+        self, agent: str | None = None, *, by: wire.CostsBy | str = wire.CostsBy.RUN, limit: int = 200
+    ) -> list[wire.Cost]:
+        """What brains took, summed by agent, run, step, model or day (UTC); the one with the latest thought first."""
+        chosen = views.costs_by(by)
+        return self.transport.send(calls.list_costs(agent, chosen, limit)).costs
 
 
 class Agents:
@@ -463,6 +471,24 @@ class Run(views.RunView):
     def _later(self, after: int) -> list[wire.RunEvent]:
         """Events that were written between the end of the stream and now."""
         return self._transport.send(calls.run_events(self.id, after)).events
+
+
+class Questions:
+    """What runs ask people: whether something may go on, or what they cannot know. Each is answered once."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, agent: str | None = None) -> list[wire.Question]:
+        """Those that are open."""
+        return self._transport.send(calls.list_questions(agent)).questions
+
+    def answer(self, question: str, answer: str) -> Run:
+        """Answers it for good, and lets its run go on. Raises `NotFound`, `InvalidArgument` for neither yes nor no where that
+        is asked, and `Conflict` when somebody was faster (says who), or it is not open any more."""
+        with views.refusing():
+            request = wire.AnswerRequest(answer=answer)
+        return Run(self._transport, self._transport.send(calls.answer_question(question, request)))
 
 
 class Inbox:

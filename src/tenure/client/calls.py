@@ -18,6 +18,7 @@ from tenure.names import check_name
 T = TypeVar("T")
 M = TypeVar("M", bound=wire.Answer)
 
+_QUESTION = re.compile(r"[A-Za-z0-9_.:~-]{1,200}\Z")
 _SNAPSHOT = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 ANSWER_S = 30.0
 """A request that touches no office."""
@@ -418,6 +419,25 @@ def run_events(run_id: str, after: int) -> Call[wire.EventList]:
 def run_event_stream(run_id: str, after: int) -> Call[bytes]:
     path = _run(run_id, "events", "stream")
     return Call("GET", path, _raw, {"after": after}, timeout_s=EVENT_SILENCE_S, repeatable=True)
+
+
+# --- questions and costs ---------------------------------------------------------------------------------------------
+def list_questions(agent: str | None) -> Call[wire.QuestionList]:
+    params: dict[str, str | int | float] = {"agent": check_name(agent)} if agent else {}
+    return Call("GET", "/v1/questions", _model(wire.QuestionList), params, repeatable=True)
+
+
+def answer_question(question: str, request: wire.AnswerRequest) -> Call[wire.Run]:
+    if not _QUESTION.match(question):
+        raise InvalidArgument(f"{question!r} is not the id of a question.", hint="`tenure questions` shows them.")
+    return Call("POST", f"/v1/questions/{quote(question, safe='')}/answer", _model(wire.Run), body=request)
+
+
+def list_costs(agent: str | None, by: wire.CostsBy, limit: int) -> Call[wire.CostList]:
+    params: dict[str, str | int | float] = {"by": by.value, "limit": limit}
+    if agent:
+        params["agent"] = check_name(agent)
+    return Call("GET", "/v1/costs", _model(wire.CostList), params, repeatable=True)
 
 
 # --- inbox -----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class AsyncTenure:
         self.transport = AsyncTransport(endpoint or Endpoint.find(settings or Settings.from_environment()))
         self.agents = AsyncAgents(self.transport)
         self.runs = AsyncRuns(self.transport)
+        self.questions = AsyncQuestions(self.transport)
         self.inbox = AsyncInbox(self.transport)
         self.ssh_keys = AsyncSshKeys(self.transport)
 
@@ -50,6 +51,13 @@ class AsyncTenure:
 
     async def ssh_gateway(self) -> wire.SshGateway:
         return await self.transport.send(calls.ssh_gateway())
+
+    async def costs(
+        self, agent: str | None = None, *, by: wire.CostsBy | str = wire.CostsBy.RUN, limit: int = 200
+    ) -> list[wire.Cost]:
+        """What brains took, summed by agent, run, step, model or day (UTC); the one with the latest thought first."""
+        chosen = views.costs_by(by)
+        return (await self.transport.send(calls.list_costs(agent, chosen, limit))).costs
 
 
 class AsyncAgents:
@@ -434,6 +442,24 @@ class AsyncRun(views.RunView):
 
     async def _later(self, after: int) -> list[wire.RunEvent]:
         return (await self._transport.send(calls.run_events(self.id, after))).events
+
+
+class AsyncQuestions:
+    """What runs ask people: whether something may go on, or what they cannot know. Each is answered once."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, agent: str | None = None) -> list[wire.Question]:
+        """Those that are open."""
+        return (await self._transport.send(calls.list_questions(agent))).questions
+
+    async def answer(self, question: str, answer: str) -> AsyncRun:
+        """Answers it for good, and lets its run go on. Raises `NotFound`, `InvalidArgument` for neither yes nor no where that
+        is asked, and `Conflict` when somebody was faster (says who), or it is not open any more."""
+        with views.refusing():
+            request = wire.AnswerRequest(answer=answer)
+        return AsyncRun(self._transport, await self._transport.send(calls.answer_question(question, request)))
 
 
 class AsyncInbox:

@@ -132,6 +132,13 @@ def run_request(
         )
 
 
+def costs_by(what: str) -> wire.CostsBy:
+    """Raises `InvalidArgument`."""
+    if what not in list(wire.CostsBy):
+        raise InvalidArgument(f"{what!r} is nothing to sum by.", hint=f"One of: {', '.join(wire.CostsBy)}.")
+    return wire.CostsBy(what)
+
+
 def run_fork_request(
     at: str, new: str, before: bool | None, playbook: str | Path | None, inputs: Mapping[str, Any] | None
 ) -> wire.RunForkRequest:

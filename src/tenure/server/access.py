@@ -18,7 +18,7 @@ from tenure import wire
 from tenure.errors import Unauthenticated
 from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
 from tenure.names import check_name
-from tenure.server.checks import check_id
+from tenure.server.checks import check_id, check_question
 from tenure.server.scopes import principal_of
 from tenure.server.services import Services
 
@@ -109,6 +109,13 @@ async def of_run(run_id: str, has: Has) -> Resource:
     """Raises `NotFound`."""
     run = await has.runs.get(check_id(run_id, "run"))
     return Resource("run", owner=run.agent, name=run_id)
+
+
+async def of_question(question_id: str, has: Has) -> Resource:
+    """Its run's. Raises `NotFound`."""
+    check_question(question_id)
+    run = await has.runs.get(check_id(question_id.partition(".")[0], "run"))
+    return Resource("question", owner=run.agent, name=question_id)
 
 
 async def of_new_message(body: wire.MessageRequest, caller: Caller) -> Resource:

@@ -16,6 +16,7 @@ ARG_BYTES_MAX = 128 * 1024
 ENV_BYTES_MAX = 1024 * 1024
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_QUESTION = re.compile(r"[A-Za-z0-9_.:~-]{1,200}\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
 LONG_ARGUMENT_HINT = "Put long data into a file of the office (`tenure cp`) or send it on the command's stdin."
@@ -36,6 +37,13 @@ def check_id(value: str, what: str) -> str:
     """`value`, when it can be the id of a run or a message. Raises `NotFound`: what cannot be an id is nobody's."""
     if not _ID.match(value):
         raise NotFound(f"There is no {what} of this id.", hint=f"A list of the {what}s shows their ids.")
+    return value
+
+
+def check_question(value: str) -> str:
+    """`value`, when it can be the id of a question. Raises `NotFound`."""
+    if not _QUESTION.match(value):
+        raise NotFound("There is no question of this id.", hint="`tenure questions` lists those that are open.")
     return value
 
 

@@ -386,6 +386,19 @@ class Runs(Protocol):
         """Raises `Conflict` unless parked or failed."""
         ...
 
+    async def questions(self, *, agent: str | None = None, limit: int = 200) -> Sequence[Any]:
+        """Those that are open, with the attributes of `wire.Question`."""
+        ...
+
+    async def answer(self, question: str, answer: str, *, by: str) -> Any:
+        """The run, which goes on. Raises `NotFound`, `InvalidArgument`, and `Conflict` when somebody was faster, it expired, or
+        its run is over or went on without it."""
+        ...
+
+    async def costs(self, by: wire.CostsBy, *, agent: str | None = None, limit: int = 200) -> Sequence[Any]:
+        """With the attributes of `wire.Cost`; the one with the latest thought first."""
+        ...
+
     async def fork_point(
         self,
         run_id: str,

@@ -24,6 +24,7 @@ class FakeRuns:
     def __init__(self) -> None:
         self._runs: dict[str, wire.Run] = {}
         self._events: dict[str, list[wire.RunEvent]] = {}
+        self._answered: dict[str, str] = {}
 
     def _get(self, run_id: str) -> wire.Run:
         if run_id not in self._runs:
@@ -155,6 +156,36 @@ class FakeRuns:
         self.write(run_id, "run_resumed", answer=answer)
         self._runs[run_id] = self._get(run_id).model_copy(update={"state": wire.RunState.QUEUED})
         return self._runs[run_id]
+
+    def ask(self, run_id: str, text: str, **more: Any) -> wire.Question:
+        """As if the run had asked a person, and were parked for it."""
+        run = self._get(run_id)
+        name = f"{run_id}.one.00000000.1:q{len(run.questions)}"
+        question = wire.Question(id=name, run=run_id, agent=run.agent, step="one", text=text, **more)
+        update = {"questions": [*run.questions, question], "state": wire.RunState.PARKED}
+        self._runs[run_id] = run.model_copy(update=update)
+        return question
+
+    async def questions(self, *, agent: str | None = None, limit: int = 200) -> list[wire.Question]:
+        found = [question for run in self._runs.values() for question in run.questions]
+        return [question for question in found if agent in (None, question.agent)][:limit]
+
+    async def answer(self, question: str, answer: str, *, by: str) -> wire.Run:
+        run = self._get(question.partition(".")[0])
+        if question in self._answered:
+            raise Conflict(f"{question} was answered already, by {self._answered[question]}")
+        if question not in [one.id for one in run.questions]:
+            raise NotFound(f"{run.id} has no question {question[:60]!r}.")
+        self._answered[question] = by
+        self.write(run.id, "question_answered", question=question, answer=answer, by=by)
+        left = [one for one in run.questions if one.id != question]
+        self._runs[run.id] = run.model_copy(update={"questions": left, "state": wire.RunState.QUEUED})
+        return self._runs[run.id]
+
+    async def costs(self, by: wire.CostsBy, *, agent: str | None = None, limit: int = 200) -> list[wire.Cost]:
+        """One that is always the same."""
+        shown: dict[str, Any] = {"agent": {"agent": agent or "analyst"}, "model": {"model": "test:one"}}.get(by, {})
+        return [wire.Cost(requests=2, input_tokens=1200, output_tokens=80, cost_usd=0.0125, **shown)][:limit]
 
     async def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[wire.RunEvent]:
         self._get(run_id)

@@ -22,10 +22,10 @@ from tenure.work.ladder import (
     next_rung,
     retry_delay_s,
 )
-from tenure.work.plan import OnFailure, OnLost, Plan
+from tenure.work.plan import OnFailure, OnLost, Plan, described
 from tenure.work.snapshots import restore_points
 from tenure.work.state import Node, Phase, RunState
-from tenure.work.template import Scope, TemplateError, holds
+from tenure.work.template import Scope, TemplateError, holds, render
 from tenure.work.thoughts import CallResult, OnExpiry, Question
 
 OF_OFFICE = (FailureClass.DOOR, FailureClass.SANDBOX, FailureClass.DISK_FULL)
@@ -152,7 +152,7 @@ def _writes(state: RunState, plan: Plan, now: datetime, randomness: float) -> li
     for node in state.nodes.values():
         if node.phase is Phase.PENDING and (event := _condition_event(state, node)) is not None:
             written.append(event)
-        elif node.phase is Phase.PENDING and node.step.approval and not node.approved and is_ready(state, node):
+        elif node.phase is Phase.PENDING and _needs_leave(state, node):
             written.append(_ask_to_begin(state, node, now))
         elif node.phase is Phase.WAITING:
             written += _waited(node, now)
@@ -255,24 +255,36 @@ def _helped(state: RunState, node: Node, helper: Node) -> list[e.AnyEvent]:
     return [e.RungDone(node=node.id, rung=int(node.rung or 0), ok=ok, evidence=tail(f"{helper.id}: {said}"))]
 
 
+def _needs_leave(state: RunState, node: Node) -> bool:
+    """Each value of a `for_each` by itself, when the values are known."""
+    return node.step.approval is not None and not node.approved and not node.expands and is_ready(state, node)
+
+
 def _ask_to_begin(state: RunState, node: Node, now: datetime) -> e.Asked:
     approval = node.step.approval
     assert approval is not None
     expires_at = None if approval.expires_after_s is None else now + timedelta(seconds=approval.expires_after_s)
-    what = node.step.effect.model_dump_json(exclude={"kind"})
     name = f"{effect_key(state.run_id, node.id, node.attempt + 1)}:approve"
     earlier = sum(one.startswith(name) for one in state.ever_asked)  # it was denied, or undone, before it ever began
     question = Question(
         id=f"{name}{earlier + 1}" if earlier else name,
-        text=approval.text or f"May {node.step.name or node.id} begin?",
+        text=_rendered(approval.text, state, node) or f"May {node.step.name or node.id} begin?",
         options=("yes", "no"),
-        evidence=tail(what),
+        evidence=tail(_rendered(described(node.step.effect), state, node)),
         approval=True,
         expires_at=expires_at,
         on_expiry=OnExpiry.ESCALATE if approval.escalate_to else OnExpiry.DENY,
         escalate_to=approval.escalate_to,
     )
     return e.Asked(node=node.id, question=question)
+
+
+def _rendered(text: str, state: RunState, node: Node) -> str:
+    """With its expressions filled in; as it is where they cannot be: the step fails for that when it begins."""
+    try:
+        return render(text, scope_of(state, node))
+    except TemplateError:
+        return text
 
 
 def _waited(node: Node, now: datetime) -> list[e.AnyEvent]:

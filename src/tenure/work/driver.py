@@ -33,6 +33,7 @@ _SPENT_TODAY = """
     select coalesce(sum((body->'thought'->'usage'->>'cost_usd')::numeric), 0) as usd
     from journal join runs on runs.id = journal.run_id
     where runs.agent = %s and journal.kind = 'thinking'
+      and journal.fence is not null -- else a fork copied it
       and journal.at >= date_trunc('day', now() at time zone 'utc') at time zone 'utc'
 """
 

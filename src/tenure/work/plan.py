@@ -77,6 +77,21 @@ class Work(Part):
 Effect = Annotated[RunScript | RunSql | PutObject | Notify | Work, Field(discriminator="kind")]
 
 
+def described(effect: Effect) -> str:
+    """What it does, for people."""
+    match effect:
+        case RunScript():
+            return effect.script
+        case RunSql():
+            return effect.statement
+        case Work():
+            return effect.instructions
+        case PutObject():
+            return f"{effect.path} → {effect.bucket}/{effect.name}"
+        case Notify():
+            return f"{effect.subject}\n\n{effect.body}".strip()
+
+
 class SqlCheck(Part):
     """Holds when the first value of the first row equals `equals` (without `equals`: when it is true, or a number but 0)."""
 

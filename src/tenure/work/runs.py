@@ -19,13 +19,13 @@ from tenure.brains.base import Brain
 from tenure.brains.playbook import PlaybookBrain, parse
 from tenure.database.connect import Connection, ControlDatabase
 from tenure.errors import Conflict, InvalidArgument, TooLarge
+from tenure.work import costs, owner
 from tenure.work import events as e
-from tenure.work import owner
 from tenure.work.answers import check_open
 from tenure.work.forks import ForkPoint, fork_point
 from tenure.work.goals import first_plan
 from tenure.work.journal import load
-from tenure.work.plan import PLAN_BYTES_MAX, Check, Plan
+from tenure.work.plan import PLAN_BYTES_MAX, Check, Plan, Work
 from tenure.work.state import RunState, fold
 from tenure.work.subgoals import OPEN_SUBGOALS_MAX, subgoal_id
 from tenure.work.thoughts import BrainSettings
@@ -76,6 +76,12 @@ class Runs:
         """Queues a run that `brain` plans. With `settings`, a brain that thinks helps where steps fail."""
         _check_goal(goal, inputs)
         plan = _checked(brain.plan(goal, dict(inputs)))
+        thoughtful = next((step.id for step in plan.steps if isinstance(step.effect, Work)), None)
+        if settings is None and thoughtful is not None:
+            raise InvalidArgument(
+                f"The step {thoughtful!r} is work for a brain, and {agent} has none.",
+                hint=f"`tenure brain set {agent} --model PROVIDER:MODEL` gives it one.",
+            )
         created = e.RunCreated(
             agent=agent,
             goal=goal,
@@ -247,6 +253,10 @@ class Runs:
             for node in state.nodes.values():
                 found += [question_view(row["id"], row["agent"], node.id, one) for one in node.questions.values()]
         return found
+
+    async def costs(self, by: wire.CostsBy, *, agent: str | None = None, limit: int = 200) -> list[wire.Cost]:
+        """What brains took, see `tenure.work.costs`."""
+        return await costs.spent(self._database, by, agent=agent, limit=limit)
 
     async def _state(self, connection: Connection, run_id: str) -> RunState:
         """Folded from what this transaction sees."""

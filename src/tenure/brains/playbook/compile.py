@@ -153,13 +153,16 @@ def _check_expressions(
         (("sql",), step.sql),
         (("if",), step.condition),
         (("on_error",), mender),
+        (("work",), step.work),
+        (("approve", "text"), step.approve.text if step.approve else None),
     ]
     if step.put:
         texts += [(("put", name), getattr(step.put, name)) for name in ("path", "bucket", "name")]
     if step.notify:
         texts += [(("notify", "subject"), step.notify.subject), (("notify", "body"), step.notify.body)]
     for position, check in enumerate(step.verify):
-        texts += [(("verify", position, kind), getattr(check, kind)) for kind in ("sql", "run", "file")]
+        kinds = ("sql", "run", "file", "http", "contains")
+        texts += [(("verify", position, kind), getattr(check, kind)) for kind in kinds]
         if isinstance(check.equals, str):
             texts.append((("verify", position, "equals"), check.equals))
     for path, text in texts:
@@ -168,6 +171,8 @@ def _check_expressions(
     if isinstance(step.for_each, schema.SqlValues):
         for message in _wrong(step.for_each.sql, inputs, upstream, has_item=False):
             problems.add(("steps", index, "for_each", "sql"), message)
+    for message in _wrong(step.undo or "", inputs, upstream, has_item=False):
+        problems.add(("steps", index, "undo"), message)
     if step.put and "${{" not in step.put.bucket:
         try:
             check_name(step.put.bucket, "bucket")
@@ -197,6 +202,8 @@ def _step(step: schema.Step, mender: str | None, for_each: p.ForEach | None, def
         on_lost=p.OnLost(step.on_lost),
         risky=step.risky,
         snapshot=step.snapshot,
+        approval=_approval(step.approve),
+        undo=step.undo,
         final=step.final,
     )
 
@@ -209,6 +216,8 @@ def _effect(step: schema.Step) -> p.Effect:
     if step.put is not None:
         name = step.put.name or PurePosixPath(step.put.path).name
         return p.PutObject(path=step.put.path, bucket=step.put.bucket, name=name)
+    if step.work is not None:
+        return p.Work(instructions=step.work)
     assert step.notify is not None
     return p.Notify(subject=step.notify.subject, body=step.notify.body)
 
@@ -218,5 +227,13 @@ def _check(check: schema.Check) -> p.Check:
         return p.SqlCheck(statement=check.sql, equals=check.equals)
     if check.run is not None:
         return p.RunCheck(script=check.run)
+    if check.http is not None:
+        return p.HttpCheck(url=check.http, status=check.status or 200, contains=check.contains or "")
     assert check.file is not None
     return p.FileCheck(path=check.file)
+
+
+def _approval(approve: schema.Approve | None) -> p.Approval | None:
+    if approve is None:
+        return None
+    return p.Approval(text=approve.text, expires_after_s=approve.expires, escalate_to=approve.escalate_to or "")

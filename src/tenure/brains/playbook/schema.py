@@ -10,7 +10,7 @@
     steps:
       - id: load
         needs: [install]
-        run: python3 load.py                   # one of run, sql, put, notify
+        run: python3 load.py                   # one of run, sql, put, notify, work
         verify: [{sql: select count(*) from days, equals: 1461}]
 
 Durations are seconds or texts like `30s`, `5m`, `1h30m`. Expressions: see `tenure.work.template`.
@@ -39,6 +39,8 @@ from tenure.work.plan import CONCURRENCY_DEFAULT, CONCURRENCY_MAX, FOR_EACH_VALU
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z")
 _UNITS_S = (86400, 3600, 60, 1)
+KINDS = ("run", "sql", "put", "notify", "work")
+"""What a step does: exactly one of them."""
 STEP_ID = r"^[A-Za-z_][A-Za-z0-9_-]{0,59}$"
 
 
@@ -74,6 +76,10 @@ def _on_error(value: Any) -> Any:
 
 def _for_each_kind(value: Any) -> str:
     return "values" if isinstance(value, list) else "expression" if isinstance(value, str) else "query"
+
+
+def _approve(value: Any) -> Any:
+    return ({} if value else None) if isinstance(value, bool) else value
 
 
 def _notify(value: Any) -> Any:
@@ -114,18 +120,40 @@ class NotifyMessage(_Shape):
     body: str = ""
 
 
+class Approve(_Shape):
+    """A person has to allow the step before it begins. Where nobody answers in time, `escalate_to` is asked, or it is a no."""
+
+    text: str = ""
+    expires: Duration | None = None
+    escalate_to: str | None = Field(default=None, min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Approve:
+        if self.escalate_to is not None and self.expires is None:
+            raise ValueError("escalate_to needs expires: when somebody else is to be asked")
+        return self
+
+
 class Check(_Shape):
-    """One of `sql` (with `equals`, or true by itself), `run` (exits with 0), `file` (exists and is not empty)."""
+    """One of `sql` (with `equals`, or true by itself), `run` (exits with 0), `file` (exists and is not empty), `http` (a GET is
+    answered with `status`, 200 by default, and has `contains` in it)."""
 
     sql: str | None = None
     equals: JsonValue = None
     run: str | None = None
     file: str | None = None
+    http: str | None = None
+    status: int | None = Field(default=None, ge=100, le=599)
+    contains: str | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Check:
-        if sum(kind is not None for kind in (self.sql, self.run, self.file)) != 1:
-            raise ValueError("give exactly one of sql, run, file")
+        if sum(kind is not None for kind in (self.sql, self.run, self.file, self.http)) != 1:
+            raise ValueError("give exactly one of sql, run, file, http")
+        if self.http is None and (self.status is not None or self.contains is not None):
+            raise ValueError("status and contains belong to http")
+        if self.http is not None and not self.http.startswith(("http://", "https://", "${{")):
+            raise ValueError("http is an address that begins with http:// or https://")
         if self.equals is not None and self.sql is None:
             raise ValueError("equals belongs to sql")
         return self
@@ -155,6 +183,8 @@ class Step(_Shape):
     sql: str | None = None
     put: Put | None = None
     notify: Annotated[NotifyMessage, BeforeValidator(_notify, json_schema_input_type=str | NotifyMessage)] | None = None
+    work: Annotated[str, Field(min_length=1)] | None = None
+    """Instructions for the agent's brain."""
     env: dict[str, Text] = {}
     cwd: str | None = None
     timeout: Duration | None = None
@@ -173,15 +203,19 @@ class Step(_Shape):
     condition: Text | None = Field(default=None, alias="if")
     on_error: Annotated[OnError, BeforeValidator(_on_error, json_schema_input_type=str | OnError)] | None = None
     on_lost: Literal["ask", "retry"] = "ask"
+    approve: Annotated[Approve | None, BeforeValidator(_approve, json_schema_input_type=bool | Approve)] = None
+    undo: str | None = Field(default=None, min_length=1)
     risky: bool = False
     snapshot: bool | None = None
     final: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Step:
-        given = [kind for kind in ("run", "sql", "put", "notify") if getattr(self, kind) is not None]
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of run, sql, put, notify (found {', '.join(given) or 'none'})")
+            raise ValueError(f"give exactly one of {', '.join(KINDS)} (found {', '.join(given) or 'none'})")
+        if self.work is not None and not self.verify:
+            raise ValueError("work needs verify: it is done when a check holds that a machine can make")
         return self
 
 
@@ -245,7 +279,7 @@ def _sentence(kind: str, message: str, path: Path) -> str:
 _FIELDS = sorted(
     {
         field.alias or name
-        for shape in (Playbook, Step, Retry, Put, NotifyMessage, Check, Defaults, OnError)
+        for shape in (Playbook, Step, Retry, Put, NotifyMessage, Approve, Check, Defaults, OnError)
         for name, field in shape.model_fields.items()
     }
 )

@@ -50,7 +50,7 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
         playbook=body.playbook,
         playbook_name=check_text("playbook_name", body.playbook_name) if body.playbook_name else None,
         inputs=inputs,
-        settings=settings if settings is not None and settings.thinks else None,
+        settings=settings,
     )
 
 
