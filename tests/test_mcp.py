@@ -121,6 +121,12 @@ async def test_only_an_office_is_served_and_only_its_own(api: Api, door: Path) -
         ]
     async with connected(door) as client:
         worked, said = await say(client, "goal_start", goal="mine")
+        assert (worked, "has no brain of its own" in said) == (False, True), said
+        async with api.client() as owner:
+            thinks = {"models": ["openai:gpt-5"]}
+            answer = await owner.put("/v1/agents/analyst/brain", json=thinks)
+            assert answer.is_success, answer.text
+        worked, said = await say(client, "goal_start", goal="mine")
         assert worked, said
         own = said.split(" ")[0]
         assert (await say(client, "goal_state", run=own))[1].startswith(f"{own} of analyst: queued")

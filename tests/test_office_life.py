@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.live import Live
+from tenure import wire
 from tenure.client import Agent
 from tenure.client.endpoint import Endpoint
 from tenure.client.hands import HttpHands
@@ -173,6 +174,8 @@ async def test_a_durable_command_outlives_its_caller_and_runs_once(live: Live, a
 
 async def test_the_hands_of_workers_keep_their_contract(live: Live) -> None:
     agent = await asyncio.to_thread(live.agent, "hands")
+    nobody = wire.BrainRequest(models=["openai:nobody"], base_url="http://127.0.0.1:1/v1")
+    await asyncio.to_thread(agent.set_brain, nobody)
     held = await check_hands(HttpHands(Endpoint.find(live.settings)), agent.name)
     assert len(held) == len(CHECKS) + len(DISRUPTIVE_CHECKS)
     await asyncio.to_thread(agent.delete)

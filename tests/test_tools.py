@@ -92,7 +92,7 @@ def requests() -> Iterator[tuple[str, list[str]]]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
             came.append(f"{self.command} {self.path} {self.headers.get('x-given', '')} {body}".strip())
-            if self.path == "/hang":
+            if self.path == "/hang" or (self.path == "/once" and len(came) == 1):
                 gone.wait(PATIENCE_S)
             self.send_response(404 if self.path == "/missing" else 200)
             self.send_header("content-type", "application/octet-stream" if self.path == "/bytes" else "text/plain")
@@ -648,6 +648,22 @@ async def test_what_only_looks_looks_again(desk: Desk) -> None:
         assert told(await call).output == "n.md: about"
     finally:
         os.environ["PATH"] = path
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_that_was_lost_is_made_again_only_if_it_reads(
+    desk: Desk, requests: tuple[str, list[str]], method: str
+) -> None:
+    url, came = requests
+    wanted = order("http_request", {"url": f"{url}/once", "method": method})
+    call = asyncio.create_task(TOOLS.call(desk.hands, wanted))
+    async with asyncio.timeout(PATIENCE_S):
+        while not came:  # noqa: ASYNC110 - it comes to another thread
+            await asyncio.sleep(0.01)
+    await desk.office.restart(AGENT)
+    result = told(await call)
+    assert (result.ok, result.unverified) == (method == "GET", method == "POST")
+    assert came == [f"{method} /once"] * (2 if method == "GET" else 1)
 
 
 async def test_a_change_that_had_not_begun_is_said_not_to_have_happened(desk: Desk) -> None:

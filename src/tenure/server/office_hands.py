@@ -18,6 +18,7 @@ from tenure.names import check_name
 from tenure.server import office_files
 from tenure.server.api.inbox import OFFICE_KEYS, check_from_office
 from tenure.server.api.objects import FILE_BYTES_MAX
+from tenure.server.api.runs import chosen_brain
 from tenure.server.checks import check_command, check_id, check_path, check_text
 from tenure.server.services import OfficeDatabase, Services
 from tenure.work.hands import (
@@ -139,8 +140,9 @@ class OfficeHands(Hands):
     # --- runs --------------------------------------------------------------------------------------------------------
     async def start_run(self, agent: str, goal: str, *, key: str, parent: str | None = None) -> RunStatus:
         await self._offices.need(self._check(check_name(agent), "run"))
+        settings = chosen_brain(await self._has.brains.get(agent), agent)
         made = await self._has.runs.create_subgoal(
-            agent=agent, goal=check_text("goal", goal), key=f"{OFFICE_KEYS}{key}", parent=parent
+            agent=agent, goal=check_text("goal", goal), key=f"{OFFICE_KEYS}{key}", settings=settings, parent=parent
         )
         return status_of_run(made)
 

@@ -38,7 +38,7 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
     settings = await has.brains.get(body.agent)
     if body.playbook is None:
         return await has.runs.create_thinking(
-            agent=body.agent, goal=body.goal, settings=_chosen(settings, body.agent), inputs=inputs, accept=accept
+            agent=body.agent, goal=body.goal, settings=chosen_brain(settings, body.agent), inputs=inputs, accept=accept
         )
     if accept:
         raise InvalidArgument(
@@ -54,7 +54,7 @@ async def create_run(body: wire.RunRequest, has: Has) -> Any:
     )
 
 
-def _chosen(settings: BrainSettings | None, agent: str) -> BrainSettings:
+def chosen_brain(settings: BrainSettings | None, agent: str) -> BrainSettings:
     """Raises `InvalidArgument` when nobody has chosen how the agent thinks."""
     if settings is None:
         raise InvalidArgument(
@@ -85,7 +85,7 @@ async def create_subgoal(body: wire.SubgoalRequest, has: Has) -> Any:
     check_text("key", body.key)
     await has.offices.need(body.agent)
     parent = None if body.parent is None else check_id(body.parent, "run")
-    settings = _chosen(await has.brains.get(body.agent), body.agent)
+    settings = chosen_brain(await has.brains.get(body.agent), body.agent)
     return await has.runs.create_subgoal(
         agent=body.agent, goal=body.goal, key=body.key, settings=settings, parent=parent
     )
