@@ -6,8 +6,8 @@ any thinker: so a worker may die between any two thoughts, and the next one's th
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,13 @@ class OffScript(UsageError):
     code = "off_script"
 
 
+def digest_of(task: Task) -> str:
+    """Of what was decided and what came of it: the same for the same conversation, whoever tells it and however long it took."""
+    exclude = {"thought": {"memory"}, "results": {"__all__": {"duration_s"}}}
+    told = json.dumps([turn.model_dump(mode="json", exclude=exclude) for turn in task.turns], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
 @dataclass
 class Again:
     """Raises each of `errors` once, in this process, then decides."""
@@ -35,7 +42,8 @@ class Again:
 
 @dataclass
 class ScriptedThinker:
-    """`script[node][turn]`. `log`: a file that gets a line `node turn` for every thought, before it is given."""
+    """`script[node][turn]`. `log`: a file that gets a line `node turn digest` for every thought, before it is given;
+    the digest is of the conversation that it was asked with."""
 
     script: Mapping[str, Sequence[Entry | Again]]
     log: Path | None = None
@@ -67,9 +75,7 @@ class ScriptedThinker:
             thought = Thought(decision=decision, usage=self.usage)
         if self.log is not None:
             with self.log.open("a") as file:
-                file.write(f"{task.node} {len(task.turns)}\n")
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(f"{task.node} {len(task.turns)} {digest_of(task)}\n")
         return thought.model_copy(update={"model": task.model})
 
     def assert_complete(self) -> None:
