@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from fixtures.cli import Cli
 from fixtures.live import Live
 from tenure import wire
 from tenure.brains.base import Brain
+from tenure.brains.models import brain, providers
 from tenure.brains.registry import BRAINS, brain_named, check_settings, program_of, thinker_of
+from tenure.cli import reference
 from tenure.database.connect import ControlDatabase
 from tenure.errors import InvalidArgument, NotFound, UsageError
 from tenure.offices.models import Limits
@@ -172,9 +176,9 @@ def test_each_brain_either_thinks_or_is_a_program_and_plans_its_first_step(name:
     chosen = BrainSettings(brain=name, models=("openai:x",), command=("true",))
     assert (thinker_of(chosen) is None) != (program_of(chosen) is None)
     assert (thinker_of(chosen) is not None) == chosen.thinks
-    brain: Brain = brain_named(chosen)
-    assert brain.name == name
-    assert [step.effect.kind for step in brain.plan("the goal", {"year": 2014}).steps] == ["work"]
+    found: Brain = brain_named(chosen)
+    assert found.name == name
+    assert [step.effect.kind for step in found.plan("the goal", {"year": 2014}).steps] == ["work"]
     assert check_settings(chosen) == chosen
 
 
@@ -293,3 +297,17 @@ def test_an_agent_with_a_model_reaches_a_goal_and_its_fork_thinks_alike(live: Li
     forked = agent.fork("alike")
     assert forked.brain() == chosen
     forked.delete()
+
+
+# --- the document -----------------------------------------------------------------------------------------------------------
+def test_the_document_says_what_the_code_does() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "brains.md").read_text()
+    for provider, names in providers.KEY_ENV.items():
+        assert f"`{provider}:MODEL`" in text
+        assert all(f"`{name}`" in text for name in names)
+    assert f"is silent for {brain.STALL_S:g} s, or has not come to its end after {brain.REQUEST_S:g} s" in text
+    assert f"({BrainSettings().context_tokens_max:,} unless set)" in text
+    options = set(re.findall(r"(--[a-z][a-z-]*)", text)) - {"--follow", "--check"}
+    (shown,) = [found for line, found in reference.commands() if line == "tenure brain set"]
+    assert options <= {option for parameter in shown.params for option in parameter.opts}
+    assert {f"{kind}: " for kind in ("run", "sql", "file", "http")} <= set(re.findall(r"\| `([a-z]+: )", text))

@@ -43,6 +43,7 @@ from tenure.testing.model_server import (
 )
 from tenure.work import events as e
 from tenure.work.plan import FileCheck, HttpCheck, PlanStep, RunCheck, RunScript, SqlCheck, Work
+from tenure.work.talk import SAY_NOTE
 from tenure.work.thoughts import (
     CALLS_MAX,
     Ask,
@@ -300,9 +301,10 @@ async def test_a_provider_that_is_down_for_an_hour_is_asked_again_and_answers() 
 )
 async def test_a_call_that_makes_no_sense_is_answered_in_words(purpose: Purpose, reply: Reply, told: list[str]) -> None:
     with ModelServer([reply, calls(shell())], key=KEY) as server:
-        task, thought = await after(task_for(server, purpose))
+        task, thought = await after(task_for(server, purpose), note=SAY_NOTE)  # as the engine tells who only talks
         assert thought.decision == Say()
         await after(task)
+    assert server.requests[1].messages[-1]["role"] == "tool", "it did not only talk"
     results = server.requests[1].results
     assert len(results) == len(told)
     for words, result in zip(told, results, strict=True):

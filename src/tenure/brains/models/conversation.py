@@ -23,6 +23,7 @@ from tenure.brains.models.controls import controls_for, is_control
 from tenure.brains.models.digest import digest
 from tenure.brains.models.memory import UNTIMED, Remembered, recall
 from tenure.brains.models.prompts import cut, first_prompt, system_prompt
+from tenure.work.talk import SAY_NOTE
 from tenure.work.thoughts import CallResult, Turn
 from tenure.work.toolbox import ToolSpec
 
@@ -115,7 +116,7 @@ class _Told:
             texts += [result.output for result in turn.results if result and result.output]
             if remembered.response.finish_reason == "length":
                 texts.append(TOO_LONG)
-        if turn.note:
+        if turn.note and not (parts and turn.note == SAY_NOTE):  # its calls were answered: it did more than talk
             texts.append(turn.note)
         if not parts and not texts:
             texts.append(GO_ON)
