@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from figures import Figure, in_turns, timed
@@ -17,7 +17,11 @@ from tenure.client import Agent
 from tenure.server.home import holder
 from tenure.settings import Settings
 
-ROUNDS = {"hibernated": 8, "paused": 20, "fork": 5}
+ROUNDS = {"hibernated": 8, "paused": 20, "fork": 5, "probe": 9}
+PROBED = ("create asleep", "wake → first command", "delete")
+PROBE_PAUSE_S = 1.0
+"""As agents are made by people: not in a burst."""
+FEW = 100
 FILES_GB = float(os.environ.get("BENCH_FILES_GB", "5"))
 ROWS_GB = float(os.environ.get("BENCH_ROWS_GB", "1"))
 SLEEPERS = int(os.environ.get("BENCH_SLEEPERS", "1000"))
@@ -29,8 +33,9 @@ SETTLE_S = 5.0
 
 
 class RestBenchmarks:
-    def __init__(self, tenure: Tenure, settings: Settings, floor: BareRunsc) -> None:
-        self._tenure, self._settings, self._floor = tenure, settings, floor
+    def __init__(self, tenure: Tenure, settings: Settings, floor: BareRunsc, say: Callable[[str], None]) -> None:
+        """`say` is told how far it is."""
+        self._tenure, self._settings, self._floor, self._say = tenure, settings, floor, say
 
     def _awake(self, name: str) -> Agent:
         agent = self._tenure.agents.create(name, cpus=2, disk_gb=FILES_GB + 3 * ROWS_GB + 4)
@@ -135,21 +140,51 @@ class RestBenchmarks:
         return timed(lambda: subprocess.run(words, check=True, timeout=FILL_TIMEOUT_S))
 
     # --- scale to zero ------------------------------------------------------------------------------------------------
-    def sleepers(self) -> list[Figure]:
+    def sleepers(self) -> Iterator[Figure]:
+        """Figures come as they are measured: a run that is cut short keeps those that it has."""
+        title = f"with {SLEEPERS} sleeping agents beside none"
         memory_before, cpu_before = self._at_rest()
+        self._say(f"none asleep: {memory_before:.1f} MiB, {cpu_before * 1000:.2f} ms/s")
+        alone = self._create_and_delete()
         names = [f"bench-asleep-{n}" for n in range(SLEEPERS)]
+        try:
+            creates = self._each("created", names, lambda name: self._tenure.agents.create(name, asleep=True))
+            few = min(FEW, SLEEPERS)
+            first, last = statistics.fmean(creates[:few]), statistics.fmean(creates[-few:])
+            yield Figure(f"create asleep: last {few} of {SLEEPERS} beside the first {few}", last, first, "ms", "≤ 1.5")
+            memory, cpu = self._at_rest()
+            yield Figure(f"server {title}: memory", memory, memory_before, "MiB", "–")
+            yield Figure(f"server {title}: idle processor", cpu * 1000, max(cpu_before * 1000, 0.001), "ms/s", "–")
+            listed = statistics.median(timed(self._tenure.agents.list) for _ in range(5)) * 1000
+            yield Figure(f"listing {SLEEPERS} sleeping agents", listed, SLEEPERS, "ms", "≤ 1 ms each")
+            for what, measured, floor in zip(PROBED, self._create_and_delete(), alone, strict=True):
+                yield Figure(f"{what} {title}", measured, floor, "ms", "≤ 1.5")
+        finally:
+            there = {agent.name for agent in self._tenure.agents.list()}
+            self._each(
+                "deleted", [name for name in names if name in there], lambda name: self._tenure.agents(name).delete()
+            )
+
+    def _each(self, what: str, names: list[str], action: Callable[[str], object]) -> list[float]:
+        """Milliseconds that each took."""
+        took: list[float] = []
         for name in names:
-            self._tenure.agents.create(name, asleep=True)
-        memory, cpu = self._at_rest()
-        listed = statistics.median(timed(self._tenure.agents.list) for _ in range(5)) * 1000
-        for name in names:
-            self._tenure.agents(name).delete()
-        title = f"server with {SLEEPERS} sleeping agents"
-        return [
-            Figure(f"{title}: memory", memory, memory_before, "MiB", "–"),
-            Figure(f"{title}: idle processor", cpu * 1000, max(cpu_before * 1000, 0.001), "ms/s", "–"),
-            Figure(f"{title}: listing them all", listed, SLEEPERS, "ms", "≤ 1 ms each"),
-        ]
+            took.append(timed(lambda name=name: action(name)) * 1000)
+            if len(took) % FEW == 0:
+                self._say(f"{len(took)} of {len(names)} {what}, {statistics.fmean(took[-FEW:]):.0f} ms each")
+        return took
+
+    def _create_and_delete(self) -> tuple[float, float, float]:
+        """Medians in milliseconds: until there is an agent asleep, from then until its first answer, until it is gone."""
+        created, woken, deleted = [], [], []
+        for n in range(ROUNDS["probe"]):
+            name = f"bench-probe-{n}"
+            agent = self._tenure.agents(name)
+            time.sleep(PROBE_PAUSE_S)
+            created.append(timed(lambda name=name: self._tenure.agents.create(name, asleep=True)))
+            woken.append(timed(lambda agent=agent: agent.exec(["/bin/true"], user="root")))
+            deleted.append(timed(agent.delete))
+        return tuple(statistics.median(times) * 1000 for times in (created, woken, deleted))  # type: ignore[return-value]
 
     def _at_rest(self) -> tuple[float, float]:
         """MiB of the server and its worker and database, and processors that they take while nobody asks for anything."""

@@ -145,41 +145,44 @@ def main() -> None:
         root = Path(scratch) / "rootfs"
         os.system(f"cp -a --reflink=auto {current_image(settings).path}/rootfs {root}")
         floor = BareRunsc(root)
-        figures: list[Figure] = []
+        results = Results(console)
         with Tenure(settings) as tenure, Progress(console=console, transient=True) as progress:
-            benchmarks, of_rest = Benchmarks(tenure, settings, floor), RestBenchmarks(tenure, settings, floor)
+            benchmarks, of_rest = (
+                Benchmarks(tenure, settings, floor),
+                RestBenchmarks(tenure, settings, floor, progress.console.print),
+            )
             for name in progress.track(names, description="measuring"):
-                if name in OF_REST:
-                    figures += getattr(of_rest, name)()
-                else:
-                    figures.append(getattr(benchmarks, name)())
+                for figure in getattr(of_rest, name)() if name in OF_REST else [getattr(benchmarks, name)()]:
+                    results.add(figure)
         floor.close()
     if not was_running:
         daemon.down(settings)
-    show(console, figures)
-    save(figures)
+    results.show()
 
 
-def show(console: Console, figures: list[Figure]) -> None:
-    table = Table("", "measured", "floor", "ratio", "aim", title=f"{os.cpu_count()} cores, {platform.release()}")
-    for figure in figures:
-        table.add_row(
-            figure.what,
-            f"{figure.measured:.2f} {figure.unit}",
-            f"{figure.floor:.2f}",
-            f"{figure.ratio:.2f}",
-            figure.aim,
+class Results:
+    """Figures, printed and saved as soon as each is measured."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._figures, self._began_at = console, list[Figure](), datetime.now(UTC)
+
+    def add(self, figure: Figure) -> None:
+        self._figures.append(figure)
+        self._console.print(
+            f"{figure.what}: {figure.measured:.2f} {figure.unit}, beside {figure.floor:.2f}: {figure.ratio:.2f}"
         )
-    console.print(table)
+        directory = Path("bench-results")
+        directory.mkdir(exist_ok=True)
+        rows = [{**asdict(figure), "ratio": figure.ratio} for figure in self._figures]
+        content = {"at": self._began_at.isoformat(), "cores": os.cpu_count(), "figures": rows}
+        (directory / f"{self._began_at:%Y%m%dT%H%M%SZ}.json").write_text(json.dumps(content, indent=2))
 
-
-def save(figures: list[Figure]) -> None:
-    directory = Path("bench-results")
-    directory.mkdir(exist_ok=True)
-    now = datetime.now(UTC)
-    rows = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
-    path = directory / f"{now:%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps({"at": now.isoformat(), "cores": os.cpu_count(), "figures": rows}, indent=2))
+    def show(self) -> None:
+        table = Table("", "measured", "floor", "ratio", "aim", title=f"{os.cpu_count()} cores, {platform.release()}")
+        for figure in self._figures:
+            measured = f"{figure.measured:.2f} {figure.unit}"
+            table.add_row(figure.what, measured, f"{figure.floor:.2f}", f"{figure.ratio:.2f}", figure.aim)
+        self._console.print(table)
 
 
 if __name__ == "__main__":
