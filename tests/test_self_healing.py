@@ -288,6 +288,19 @@ def test_a_rebuild_keeps_the_work_makes_the_rest_anew_and_can_be_undone(live: Li
     agent.delete()
 
 
+def test_a_rebuild_installs_again_what_was_installed_through_the_egress(live: Live) -> None:
+    agent = live.agent("furnished", egress=["pip", "apt"])
+    installed = "apt-get update -qq && apt-get install -y -qq hello && pip install -q --break-system-packages six==1.17.0"
+    done = agent.exec(installed, user="root", timeout_s=300)
+    assert done.exit_code == 0, done.stderr
+    rebuilt = agent.rebuild()
+    assert rebuilt.set_up.packages == ["hello"]
+    assert rebuilt.set_up.pip == ["six==1.17.0"]
+    set_up_again(agent, 0)
+    assert agent.exec("hello && python3 -c 'import six; print(six.__version__)'").stdout == "Hello, world!\n1.17.0\n"
+    agent.delete()
+
+
 def test_a_server_killed_in_rebuilding_leaves_the_old_office_or_the_new_one(live: Live, killer: Killer) -> None:
     agent = live.agent("half-built")
     fill(agent, "whole")
