@@ -555,6 +555,8 @@ async def test_a_model_of_another_provider_goes_on_with_the_conversation_and_han
     sent = " ".join(request.headers.values())
     assert "key-of-the-fallback" in sent
     assert KEY not in sent, "each provider gets its own key"
+    if model.startswith("anthropic"):
+        assert b"cache_control" in request.content, "what is sent again with each turn is cheap"
     made = calls_of(json.loads(request.content))
     assert [kind for kind, _ in made] == ["call", "call", "return", "return", "call", "return"]
     ids = [id for kind, id in made if kind == "call"]

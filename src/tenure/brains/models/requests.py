@@ -37,7 +37,7 @@ async def ask(
     """The whole answer. Raises what `Thinker.think` raises."""
     endpoint = endpoint_of(model, settings)
     check_model_settings(settings.model_settings)
-    chosen = cast("ModelSettings", {**settings.model_settings, "max_retries": 0})
+    chosen = cast("ModelSettings", {"cache": True, **settings.model_settings, "max_retries": 0})
     timeout = httpx2.Timeout(limits.stall_s, connect=limits.connect_s)
     async with httpx2.AsyncClient(timeout=timeout, transport=transport) as client:
         try:
