@@ -409,6 +409,9 @@ async def test_goals_are_started_looked_at_and_cancelled(desk: Desk) -> None:
     desk.office.end_run(run_id, "failed", "No numbers.")
     assert await desk.good("goal_state", run=run_id) == f"{run_id} of other: failed\nNo numbers."
     assert "failed" in await desk.good("goal_cancel", run=run_id)
+    strange = (await desk.office.start_run(AGENT, "g", key="strange", parent="run_2")).id
+    assert "was not begun by this run" in await desk.bad("goal_cancel", run=strange)
+    assert desk.office.runs()[strange]["state"] == "queued"
     assert "There is no agent" in await desk.bad("goal_start", goal="count", agent="nobody")
     assert "There is no run" in await desk.bad("goal_state", run="run_0")
 
@@ -500,7 +503,7 @@ async def prepared(desk: Desk, effect: Effect, requests: tuple[str, list[str]]) 
     arguments = dict(effect.arguments)
     match effect.tool:
         case "goal_cancel":
-            arguments["run"] = (await desk.office.start_run(AGENT, "g", key="earlier")).id
+            arguments["run"] = (await desk.office.start_run(AGENT, "g", key="earlier", parent="run_1")).id
         case "object_to_file" | "object_delete":
             await desk.office.write_object(AGENT, "in", "o", b"x\n", key="earlier")
         case "service_stop":

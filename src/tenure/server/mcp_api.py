@@ -5,6 +5,9 @@ What speaks the protocol is imported at the first use: a server whose offices ne
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +26,7 @@ class McpApi:
         self._services = services
         self._busy: dict[str, int] = {}
         """Calls under way, by agent."""
+        self._loaded = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
@@ -38,6 +42,9 @@ class McpApi:
             error = InvalidArgument(f"{PATH} is spoken to by POST.")
             await JSONResponse(error.to_payload(), 405, {"Allow": "POST"})(scope, receive, send)
             return
+        if not self._loaded:  # in a thread: it takes a second, which is everybody's here
+            await asyncio.to_thread(importlib.import_module, "tenure.server.mcp_server")
+            self._loaded = True
         from tenure.server.mcp_server import serve
         from tenure.server.office_hands import OfficeHands
 

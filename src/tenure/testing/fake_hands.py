@@ -333,7 +333,9 @@ class FakeHands(Hands):
         if found is None:
             raise NotFound(f"There is no run {run_id!r}.")
         over = found["state"] in ("succeeded", "failed", "cancelled")
-        return RunStatus(run_id, found["agent"], found["goal"], found["state"], over, found.get("told", ""))
+        return RunStatus(
+            run_id, found["agent"], found["goal"], found["state"], over, found.get("told", ""), found.get("parent")
+        )
 
     async def cancel_run(self, run_id: str) -> RunStatus:
         if not (await self.run_status(run_id)).over:

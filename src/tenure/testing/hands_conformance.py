@@ -278,7 +278,7 @@ async def c36_run_once(hands: Hands, agent: str) -> None:
     assert (first.id, first.agent, first.goal, first.over) == (again.id, agent, "conformance", False), (first, again)
     child = await hands.start_run(agent, "conformance", key=_key(), parent=first.id)
     assert child.id != first.id, child
-    assert (await hands.run_status(child.id)).id == child.id
+    assert (await hands.run_status(child.id)).parent == first.id
     for run in (child, first):
         await hands.cancel_run(run.id)
         async with asyncio.timeout(ENDS_S):

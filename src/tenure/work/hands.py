@@ -147,6 +147,7 @@ class RunStatus:
     state: str
     over: bool = False
     told: str = ""
+    parent: str | None = None
 
 
 class Hands(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tenure.brains.tools.tool import Arguments, Call, Tool, done
+from tenure.brains.tools.tool import Arguments, Call, Refused, Tool, done
 from tenure.work.hands import RunStatus
 from tenure.work.thoughts import CallResult
 
@@ -38,6 +38,8 @@ async def state(call: Call, wanted: Named) -> CallResult:
 
 
 async def cancel(call: Call, wanted: Named) -> CallResult:
+    if call.order.run_id and (await call.hands.run_status(wanted.run)).parent != call.order.run_id:
+        raise Refused(f"Nothing was done: {wanted.run} was not begun by this run.")
     return done(_told(await call.hands.cancel_run(wanted.run)))
 
 
@@ -50,5 +52,5 @@ TOOLS = (
         "goal_start", "Give a part of the work to a run of its own, in this agent's office or another's.", Start, start
     ),
     Tool("goal_state", "How a run that was begun with goal_start stands, and what it said.", Named, state, reads=True),
-    Tool("goal_cancel", "End a run that was begun with goal_start.", Named, cancel),
+    Tool("goal_cancel", "End a run that this one began with goal_start.", Named, cancel),
 )
