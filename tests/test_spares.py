@@ -202,6 +202,8 @@ async def test_the_next_source_is_made_before_the_last_clone_is_given(image: Pat
         await _settled(spares)
         seen.add(len(_sources(offices)))
         assert len(_sources(offices)) > 0 or number < CLONES_PER_SOURCE - CLONES_LEFT_MIN
+        given = [int(name.rpartition(".")[2]) for name in _sources(offices)]
+        assert max(given, default=0) < CLONES_PER_SOURCE, "the next one was not ready in time"
     assert seen == {0, 1, 2}
     await spares.close()
 
