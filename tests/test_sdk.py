@@ -282,8 +282,8 @@ def test_what_is_wrong_already_here_is_refused_before_anything_is_sent(tmp_path:
         agent.exec("cat", stdin=b"x" * (wire.STDIN_BYTES_MAX + 1))
     with pytest.raises(errors.InvalidArgument):
         agent.objects.get("bucket", "../x")
-    with pytest.raises(errors.InvalidArgument, match="playbook"):
-        agent.run("goal")
+    with pytest.raises(errors.InvalidArgument, match="goal"):
+        agent.run("")
     with pytest.raises(errors.InvalidArgument, match="memory_mb"):
         nowhere.agents.create("b", memory_mb=-1)
     with pytest.raises(errors.ServerUnreachable) as error:
