@@ -11,6 +11,8 @@ from tenure.cli.output import human_duration, printable
 from tenure.cli.timeline import Paint, plain
 from tenure.wire import RunEvent
 
+ATTEMPT_KINDS = ("step_started", "effect_done", "step_succeeded", "step_failed", "step_unverified")
+"""What `render_attempts` tells."""
 _ENDS = {"step_succeeded": "succeeded", "step_failed": "failed", "step_unverified": "unverified"}
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tenure.cli.output import human_duration, printable, sgr
+from tenure.cli.story import RUNGS
 from tenure.wire import Run, RunEvent, RunState, RunStep, StepState
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ RUN_STYLES = {
     RunState.SUCCEEDED: "green",
     RunState.FAILED: "red",
     RunState.CANCELLED: "magenta",
-}
-RUNGS = {
-    0: "retry",
-    1: "self-correct",
-    2: "other tool",
-    3: "replan",
-    4: "reconnect",
-    5: "restart office",
-    6: "restore",
-    7: "rebuild",
-    8: "ask a person",
 }
 ASCII = str.maketrans("·▶✓✗█▒→…~│◇◆○", ".>+x#=>~~|o*o")
 

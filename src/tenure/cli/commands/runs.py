@@ -151,34 +151,52 @@ def show(
     session: Session,
     run_id: RunId,
     step: Annotated[
-        str | None, typer.Option("--step", "-s", metavar="STEP", help="Show what this step's attempts printed.")
+        str | None, typer.Option("--step", "-s", metavar="STEP", help="Show all that was done for this step.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also what went smoothly, and all texts whole instead of their beginnings.")
+    ] = False,
 ) -> None:
-    """Show a run and its steps as a timeline.
+    """Show a run: its steps as a timeline, and its story.
 
-    With attempts, rungs of the recovery ladder, durations, and what failed steps printed last."""
+    The story tells from the run's journal what was tried, why, with what result and at what cost: plans, thoughts, tool calls,
+    checks, failures, rungs of the recovery ladder, questions and who answered them."""
     found = session.tenure.runs.get(run_id)
     if step is not None:
         _show_step(session, found, step)
     elif session.json:
-        output.print_json(found.info)
+        from tenure.cli.story import story_of
+
+        story = [entry.to_json() for entry in story_of(found.journal()).entries]
+        output.print_json({**output.to_json(found.info), "story": story})
     else:
-        print("\n".join(following.picture(found.info, following.said(found))))
+        lines = following.picture(found.info, following.said(found))
+        if story := following.told(found, full=full):
+            lines += ["", *story]
+        print("\n".join(lines))
 
 
 def _show_step(session: Session, found: Run, step: str) -> None:
-    from tenure.cli.attempts import attempts_of, render_attempts
+    from tenure.cli.attempts import ATTEMPT_KINDS, attempts_of, render_attempts
+    from tenure.cli.story import story_of
 
-    names = [one.id for one in found.steps]
+    events = found.journal()  # knows also those that another plan left out
+    names = list(dict.fromkeys([*(one.id for one in found.steps), *(event.step for event in events if event.step)]))
     chosen = [name for name in names if name == step or name.startswith(f"{step}[")]  # all values of a for_each
     if not chosen:
         raise NotFound(f"{found.id} has no step {step!r}.", hint=f"Its steps: {', '.join(names) or 'none yet'}.")
-    by_step = attempts_of(found.journal())
+    by_step = attempts_of(events)
     attempts = [attempt for name in chosen for attempt in by_step.get(name, [])]
     if session.json:
-        output.print_json({"run": found.id, "attempts": [attempt.to_json() for attempt in attempts]})
+        story = [entry.to_json() for entry in story_of(events).entries if entry.step in chosen]
+        output.print_json({"run": found.id, "attempts": [attempt.to_json() for attempt in attempts], "story": story})
+    elif any(event.kind == "thinking" and event.step in chosen for event in events):
+        print("\n".join(following.told(found, full=True, steps=chosen)))
     elif attempts:
         print("\n".join(render_attempts(attempts, output.paint)))
+        rest = [event for event in events if event.kind not in ATTEMPT_KINDS]
+        if story := following.told_of(rest, full=True, steps=chosen):
+            print("\n".join(["", *story]))
     else:
         output.note(f"{step} has not begun.")
 
