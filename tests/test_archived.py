@@ -238,7 +238,7 @@ def test_killed_at_any_point_while_it_is_put_away(live: Live, agent: Agent, kill
         with pytest.raises(ServerUnreachable):
             agent.archive(AWAY)
         killer.died()
-    killer.up(None)
+    killer.up()
     assert is_away(live, agent)
     last = agent.exports().exports[-1]
     assert (last.state, last.size_bytes) == ("done", len(s3.copies[last.destination.removeprefix("s3://copies/")]))
@@ -253,7 +253,7 @@ def test_killed_at_any_point_while_it_is_brought_back(live: Live, agent: Agent, 
         with pytest.raises(ServerUnreachable):
             agent.exec("true")
         killer.died()
-    killer.up(None)
+    killer.up()
     assert is_away(live, agent)
     assert words(agent) == {"kept"}
     assert leftovers(live) == []

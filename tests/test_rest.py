@@ -289,7 +289,7 @@ def test_a_server_killed_in_hibernating_or_waking_loses_at_most_processes(live: 
     with pytest.raises(ServerUnreachable):
         agent.exec("true")
     killer.died()
-    killer.up(None)
+    killer.up()
     assert agent.exec(RUNS).exit_code != 0, "memory of an image that was spent"
     assert agent.sql("SELECT n FROM kept").rows == [[7]]
     agent.delete()

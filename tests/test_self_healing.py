@@ -314,7 +314,7 @@ def test_a_server_killed_in_rebuilding_leaves_the_old_office_or_the_new_one(live
         with pytest.raises(ServerUnreachable):
             agent.rebuild()
         killer.died()
-        killer.up(None)
+        killer.up()
         assert words(agent) == ["whole"] * 3, point
         assert (agent.exec("cat /usr/old").exit_code != 0) is new, point
         if new:
@@ -338,6 +338,6 @@ def test_a_server_killed_at_a_stage_of_a_wake_leaves_an_office_that_wakes(live: 
         with pytest.raises(ServerUnreachable):
             agent.exec("true")
         killer.died()
-    killer.up(None)
+    killer.up()
     assert words(agent) == ["safe"] * 3
     agent.delete()

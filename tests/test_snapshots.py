@@ -8,12 +8,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fixtures.killer import Killer
 from fixtures.live import Live, is_running
 from tenure import wire
 from tenure.client import Agent, calls
@@ -72,10 +73,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def process_state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def fill(agent: Agent, word: str) -> None:
@@ -393,45 +390,6 @@ def leftovers(live: Live) -> list[Path]:
     for directory in (live.settings.volumes_dir, live.settings.run_dir / "pg"):
         found += [path for path in directory.iterdir() if path.name.startswith((".then-", ".now-"))]
     return found
-
-
-class Killer:
-    """Servers that are stopped, or end by SIGKILL, at points that they reach."""
-
-    def __init__(self, live: Live, fired: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.live, self.fired, self.monkeypatch = live, fired, monkeypatch
-        self.pid = 0
-
-    def up(self, *faults: str) -> None:
-        """Starts a server that will do as `faults` say ("POINT:NTH:ACTION")."""
-        if self.pid == 0:
-            self.live.kill()
-        self.monkeypatch.setenv("TENURE_FAULT", ",".join(faults))
-        self.monkeypatch.setenv("TENURE_FAULT_LOG", str(self.fired))
-        self.live.up()
-        self.pid = self.live.tenure.health().pid or 0
-
-    def _reached(self, fault: str) -> bool:
-        return self.fired.exists() and fault in self.fired.read_text().splitlines()
-
-    def died(self, fault: str) -> None:
-        """Returns when the server is dead; fails when it was not killed where it should."""
-        wait_until(lambda: not is_running(self.pid))
-        assert self._reached(fault)
-
-    @contextlib.contextmanager
-    def stopped(self, fault: str) -> Generator[None]:
-        """A block in which the server stands still where it should; then it goes on."""
-        wait_until(lambda: self._reached(fault) and process_state(self.pid) == "T")
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
-
-
-@pytest.fixture
-def killer(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Killer:
-    return Killer(live, tmp_path / "fired", monkeypatch)
 
 
 def kill_below(live: Live, agent: Agent) -> None:
