@@ -912,6 +912,8 @@ class Run(Answer):
     origin: RunOrigin | None = None
     parent: str | None = None
     """The run of which it is a sub-goal."""
+    summary: str = ""
+    """What it said when it had succeeded."""
     spent: Spent | None = None
     questions: list[Question] = Field(default_factory=list[Question])
     """Those that are open."""

@@ -20,5 +20,5 @@ def subgoal_id(agent: str, key: str) -> str:
 def status_of_run(run: wire.Run) -> RunStatus:
     """The run as who started it sees it."""
     over = run.state in (wire.RunState.SUCCEEDED, wire.RunState.FAILED, wire.RunState.CANCELLED)
-    told = run.question or run.error or ""
+    told = run.question or run.error or run.summary
     return RunStatus(run.id, run.agent, run.goal, run.state.value, over, told[:TOLD_CHARS_MAX], run.parent)

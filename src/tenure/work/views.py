@@ -11,6 +11,7 @@ from tenure.work.failures import FailureClass
 from tenure.work.state import Node, Phase, RunState
 from tenure.work.thoughts import Question, Usage
 
+SUMMARY_CHARS_MAX = 4000
 _STATES = {
     Phase.PENDING: wire.StepState.PENDING,
     Phase.RUNNING: wire.StepState.RUNNING,
@@ -40,6 +41,7 @@ def run_view(row: Mapping[str, Any], state: RunState) -> wire.Run:
         error=state.error,
         origin=None if state.origin is None else wire.RunOrigin.model_validate(state.origin),
         parent=state.parent,
+        summary=state.summary()[:SUMMARY_CHARS_MAX] if row["state"] == wire.RunState.SUCCEEDED else "",
         spent=_spent(state.usage),
         questions=[
             question_view(row["id"], row["agent"], node.id, question)
