@@ -103,7 +103,7 @@ async def test_what_cannot_be_done_is_an_answer_to_the_program(desk: Desk, progr
     )
     assert is_done(await desk.carry(program, settings))
     refused = log(desk)
-    assert refused[0] == f"refused There is no file {desk.home}/missing."
+    assert refused[0] == f"refused Resource not found: There is no file {desk.home}/missing. (ENOENT)"
     assert [line.split()[0] for line in refused] == ["refused", "refused", "refused", "ran"]
 
 
@@ -264,6 +264,9 @@ async def test_a_session_that_cannot_be_loaded_is_replaced_by_one_that_is_told_w
     assert "- said: I begin." in second
     assert "it died" in second
     assert [data["id"] for data in desk.told("session")] == ["session-1", "session-2"]
+    assert [data.get("because") for data in desk.told("session")][1] == (
+        "Resource not found" if "forgets" in more else None
+    )
 
 
 async def test_a_connection_that_breaks_is_made_again_and_the_session_goes_on(desk: Desk, program: AcpProgram) -> None:
@@ -361,6 +364,18 @@ async def test_a_yes_counts_once_and_for_that_alone(desk: Desk, program: AcpProg
     assert [data["question"] for data in desk.told("allowed")] == asked
 
 
+async def test_a_no_is_for_good_and_for_that_alone(desk: Desk, program: AcpProgram) -> None:
+    other = ["permit", "Deploy it", "execute", "sh", "-c", "echo other >> effects"]
+    settings = stub(PERMIT, PERMIT, other, approve=("execute",))
+    for answer in ("no", "yes"):
+        outcome = await desk.carry(program, settings)
+        assert isinstance(outcome, Asks), outcome
+        desk.answers[outcome.question.id] = answer
+    assert is_done(await desk.carry(program, settings))
+    assert desk.lines("effects") == ["other"]
+    assert len(desk.told("asked")) == 2
+
+
 @pytest.mark.parametrize("point", ["acp.asked.before:1", "report.before/asked:1", "report.after/asked:1"])
 def test_a_worker_killed_while_it_asks_asks_once(quiet_desk: Desk, point: str) -> None:
     desk, program, settings = quiet_desk, AcpProgram(), stub(PERMIT, approve=("execute",))
@@ -389,7 +404,7 @@ def test_a_yes_is_not_used_twice_by_a_crash(quiet_desk: Desk, point: str) -> Non
 
 
 def test_patterns_are_of_kinds_and_titles() -> None:
-    tool = {"kind": "execute", "title": "Run rm -rf build", "raw": None}
+    tool = {"kind": "execute", "title": "Run rm -rf build"}
     for pattern in ("execute", "EXEC*", "run rm *", "*"):
         assert permissions.needs_person((pattern,), tool)
     for pattern in ("edit", "rm *", ""):
@@ -405,6 +420,7 @@ async def test_nothing_runs_after_it_was_cancelled(
     desk: Desk, program: AcpProgram, action: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversation, "CANCEL_S", 0.2)
+    monkeypatch.setattr(conversation, "EXIT_S", 0.2)
     carrying = asyncio.create_task(desk.carry(program, stub(action, ["hang"])))
     await desk.until(lambda: "hangs" in log(desk))
     assert len(desk.processes()) == (2 if action[0] == "start" else 1) or desk.lines("at") == []
@@ -442,6 +458,7 @@ async def test_what_a_dead_worker_left_can_be_ended(
     desk: Desk, program: AcpProgram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversation, "CANCEL_S", 0.2)
+    monkeypatch.setattr(conversation, "EXIT_S", 0.2)
     settings = stub(["start", "sh", "-c", "touch at; sleep 600"], ["hang"])
     # (a worker that is killed, played by one that cannot end its terminals)
     fault = desk.hands.add("stop_command", lambda: DoorClosed("closed"), times=99)
@@ -460,6 +477,7 @@ async def test_what_a_dead_worker_left_can_be_ended(
 # --- silence, garbage, floods ------------------------------------------------------------------------------------------------
 async def test_a_program_that_hangs_is_ended(desk: Desk, program: AcpProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "CANCEL_S", 0.2)
+    monkeypatch.setattr(conversation, "EXIT_S", 0.2)
     outcome = await desk.carry(program, stub(["complain", 3], ["hang"]), timeout_s=0.5)
     assert isinstance(outcome, Failed), outcome
     assert outcome.failure.kind is FailureClass.TIMEOUT
@@ -478,9 +496,9 @@ async def test_a_program_that_waits_for_its_command_is_not_silent(
     looks, now_s = 0, time.monotonic()
 
     def monotonic() -> float:
-        """Between any two looks it is silent for longer than it may."""
+        """Between any two looks while its command runs it is silent for longer than it may."""
         nonlocal looks
-        looks += 1
+        looks += 0 if (desk.home / "go").exists() else 1
         return now_s + 2000.0 * looks
 
     await desk.until(lambda: any(call.startswith("command_status") for call in desk.hands.calls))

@@ -270,7 +270,9 @@ async def test_it_asks_a_person_and_is_started_again_with_the_answer(desk: Desk,
     assert isinstance(outcome, Asks)
     asked = outcome.question
     assert (asked.text, asked.options, asked.evidence) == ("Which?", ("red", "blue"), "both fit")
-    assert await desk.carry(program, shell(ASKING)) == Asks(asked), "nothing runs before it is answered"
+    calls = len(desk.hands.calls)
+    assert await desk.carry(program, shell(ASKING)) == Asks(asked)
+    assert desk.hands.calls[calls:] == [], "nothing is done before it is answered"
     assert desk.lines("starts") == ["start"]
     desk.answers[asked.id] = "blue"
     outcome = await desk.carry(program, shell(ASKING))

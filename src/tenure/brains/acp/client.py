@@ -14,7 +14,7 @@ from tenure.brains.acp import files, permissions
 from tenure.brains.acp.digest import Digest
 from tenure.brains.acp.terminals import Terminals
 from tenure.brains.base import Errand
-from tenure.errors import LeaseLost, TenureError
+from tenure.errors import LeaseLost, NotFound, TenureError
 from tenure.faultpoints import reach
 from tenure.work.failures import is_definite
 from tenure.work.thoughts import Question
@@ -76,7 +76,7 @@ class Client:
         except TenureError as error:
             if isinstance(error, LeaseLost) or not is_definite(error):
                 self._end(error)
-            raise RequestError(-32603, error.message, {"hint": error.hint}) from error
+            raise _told(error) from error
         except Exception as error:
             self._end(error)
             raise RequestError.internal_error() from error
@@ -93,7 +93,7 @@ class Client:
             self.digest.hear(cast("dict[str, Any]", update))
 
     async def _answer(self, method: str, request: BaseModel) -> Answer:
-        asked = request.model_dump(mode="json", by_alias=True)
+        asked = request.model_dump(mode="json", by_alias=True, exclude_none=True)
         hands, agent = self._errand.hands, self._errand.agent
         match method:
             case "fs/read_text_file":
@@ -152,6 +152,13 @@ class Client:
             self.stop.set_result(question)
         await self._over.wait()  # it asks again when it goes on
         return {"outcome": "cancelled"}
+
+
+def _told(error: TenureError) -> RequestError:
+    """In words by which programs know a file that is not there from one that cannot be read."""
+    if isinstance(error, NotFound):
+        return RequestError(-32002, f"Resource not found: {error.message} (ENOENT)")
+    return RequestError(-32603, error.message, {"hint": error.hint})
 
 
 def _look_at(stop: asyncio.Future[Question]) -> None:

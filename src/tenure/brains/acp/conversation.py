@@ -39,6 +39,8 @@ REPORT_S = 2.0
 """Between two reports, in the beginning."""
 CANCEL_S = 3.0
 """For the program to end what it does when it is told to."""
+EXIT_S = 3.0
+"""For it to exit when it is told to; then it is killed."""
 END_S = 10.0
 AUTH_REQUIRED = -32000
 NOT_FOUND_EXITS = (126, 127)
@@ -128,7 +130,8 @@ class Conversation:
     async def _initialize(self, connection: Connection, transport: Transport) -> schema.AgentCapabilities:
         told = {
             "protocolVersion": PROTOCOL_VERSION,
-            "clientCapabilities": {"fs": {"readTextFile": True, "writeTextFile": True}, "terminal": True},
+            # It reads by itself, for its files are the same; a client's files that are not there confuse some programs.
+            "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": True}, "terminal": True},
             "clientInfo": {"name": "tenure", "version": __version__},
         }
         answer = await self._ask(connection, transport, "initialize", told, schema.InitializeResponse)
@@ -151,7 +154,7 @@ class Conversation:
         where: dict[str, Any] = {"cwd": home, "mcpServers": []}
         if can.mcp_capabilities is not None and can.mcp_capabilities.http:
             where["mcpServers"] = [{"type": "http", "name": "tenure", "url": self._mcp_url, "headers": []}]
-        earlier = _session_of(self._errand.reports)
+        earlier, forgot = _session_of(self._errand.reports), ""
         if earlier and can.load_session:
             client.replaying = True
             try:
@@ -159,14 +162,20 @@ class Conversation:
                 self._session = earlier
                 return prompts.further(self._errand, interrupted=self._number > 0)
             except RequestError as error:
-                self._check_login(error, transport)  # else: it does not know it any more
+                self._check_login(error, transport)
+                forgot = _words(error)[:500]
             finally:
                 client.replaying = False
         answer = await self._ask(connection, transport, "session/new", where, schema.NewSessionResponse)
         self._session = answer.session_id
-        await self._reporting.must_tell(
-            "session", {"key": self._errand.key, "id": self._session, "loads": bool(can.load_session)}
-        )
+        told: dict[str, JsonValue] = {
+            "key": self._errand.key,
+            "id": self._session,
+            "loads": bool(can.load_session),
+        }
+        if forgot:
+            told |= {"instead_of": earlier, "because": forgot}
+        await self._reporting.must_tell("session", told)
         return prompts.first(self._errand, interrupted=bool(self._number or _was_active(self._errand.reports)))
 
     async def _attend(
@@ -246,16 +255,17 @@ class Conversation:
         await asyncio.wait({answering})
 
     async def _end(self, program: OpenProgram, connection: Connection | None, terminals: Terminals) -> None:
-        """Nothing of it runs after this, but for commands that an office does not end when it is asked to."""
-        with contextlib.suppress(TenureError, TimeoutError):
-            async with asyncio.timeout(END_S):
-                await program.signal(signal.SIGKILL)
+        """Nothing of it runs after this, but for commands that an office does not end when it is asked to. It is given a moment
+        to write down its session."""
         if connection is not None:
             await connection.close()
-        with contextlib.suppress(TenureError, TimeoutError):
-            async with asyncio.timeout(END_S):
-                while await program.receive() is not None:
-                    pass
+        for number, wait_s in ((signal.SIGTERM, EXIT_S), (signal.SIGKILL, END_S)):
+            with contextlib.suppress(TenureError, TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await program.signal(number)
+                    while await program.receive() is not None:
+                        pass
+                break
         await program.close()
         with contextlib.suppress(TenureError, TimeoutError):  # the next worker ends what is left
             async with asyncio.timeout(END_S):
@@ -293,8 +303,11 @@ class Conversation:
 
     def _refused(self, error: RequestError, transport: Transport) -> NoReturn:
         self._check_login(error, transport)
-        said = f"{error} {error.data if error.data is not None else ''}".strip()
-        self._fail(FailureClass.MODEL, f"It answered with an error: {said[:1000]}", transport)
+        self._fail(FailureClass.MODEL, f"It answered with an error: {_words(error)[:1000]}", transport)
+
+
+def _words(error: RequestError) -> str:
+    return f"{error} {error.data if error.data is not None else ''}".strip()
 
 
 def _session_of(reports: tuple[Report, ...]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from pydantic import JsonValue
@@ -13,6 +15,8 @@ MESSAGE_BYTES_MAX = 8192
 SAID_BYTES_MAX = 2000
 """Of what it said since the last report."""
 TITLE_CHARS_MAX = 200
+INPUT_CHARS_MAX = 6000
+"""Of what a tool call is to do, as a person sees it."""
 TOOLS_MAX = 20
 """Tool calls in one report."""
 TOOLS_KNOWN_MAX = 500
@@ -27,7 +31,8 @@ class Digest:
         """The last of what it said."""
         self.usage: dict[str, JsonValue] = {}
         self.tools: dict[str, dict[str, Any]] = {}
-        """Its latest tool calls by their id: `title`, `kind`, `status`, and `raw` as it was told."""
+        """Its latest tool calls by their id: `title`, `kind`, `status`; `input` as it was told, cut, and its `mark`, which is of
+        all of it."""
         self._said = ""
         self._news: dict[str, None] = {}
         self._left_out = 0
@@ -49,12 +54,15 @@ class Digest:
     def hear_tool(self, call: dict[str, Any]) -> dict[str, Any]:
         """A tool call, or what changed of one; what is known of it."""
         call_id = str(call.get("toolCallId"))[:TITLE_CHARS_MAX]
-        known = self.tools.pop(call_id, {"title": "", "kind": "other", "status": "pending", "raw": None})
+        known = self.tools.pop(call_id, {"title": "", "kind": "other", "status": "pending", "input": "", "mark": ""})
         for name in ("title", "kind", "status"):
             if isinstance(call.get(name), str):
                 known[name] = call[name][:TITLE_CHARS_MAX]
-        if call.get("rawInput") is not None:
-            known["raw"] = call["rawInput"]
+        given = {name: call[name] for name in ("rawInput", "content", "locations") if call.get(name)}
+        if given:
+            text = json.dumps(given, sort_keys=True, ensure_ascii=False, default=str)
+            known["input"] = text if len(text) <= INPUT_CHARS_MAX else f"{text[:INPUT_CHARS_MAX]} […]"
+            known["mark"] = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
         self.tools[call_id] = known
         while len(self.tools) > TOOLS_KNOWN_MAX:
             self.tools.pop(next(iter(self.tools)))

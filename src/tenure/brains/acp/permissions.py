@@ -12,10 +12,7 @@ from pydantic import JsonValue
 
 from tenure.brains.base import Report
 from tenure.brains.errands import is_yes
-from tenure.work.failures import tail
 from tenure.work.thoughts import QUESTION_CHARS_MAX, Question
-
-RAW_BYTES_MAX = 6000
 
 
 def needs_person(patterns: Sequence[str], tool: Mapping[str, Any]) -> bool:
@@ -26,17 +23,16 @@ def needs_person(patterns: Sequence[str], tool: Mapping[str, Any]) -> bool:
 
 def fingerprint(tool: Mapping[str, Any]) -> str:
     """The same for the same tool call with the same input: an answer is for that, and for nothing that only looks like it."""
-    body = json.dumps([tool["kind"], tool["title"], tool["raw"]], sort_keys=True, default=str)
+    body = json.dumps([tool["kind"], tool["title"], tool["mark"]])
     return hashlib.sha256(body.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def question_of(question_id: str, program: str, tool: Mapping[str, Any]) -> Question:
-    raw = "" if tool["raw"] is None else json.dumps(tool["raw"], indent=2, ensure_ascii=False, default=str)
     return Question(
         id=question_id,
         text=f"May {program} do this? {tool['title'] or tool['kind']}"[:QUESTION_CHARS_MAX],
         options=("yes", "no"),
-        evidence=f"kind: {tool['kind']}\n{tail(raw, RAW_BYTES_MAX)}".strip(),
+        evidence=f"kind: {tool['kind']}\n{tool['input']}".strip(),
         approval=True,
     )
 
