@@ -22,6 +22,7 @@ SHAPES = (
     schema.Retry,
     schema.Put,
     schema.NotifyMessage,
+    schema.Approve,
     schema.Check,
     schema.SqlValues,
     schema.OnError,

@@ -14,7 +14,7 @@ from tenure.brains.playbook.graph import cycle_in, upstream_of
 from tenure.brains.playbook.schema import seconds
 from tenure.errors import InvalidArgument, PlaybookError
 from tenure.work import template
-from tenure.work.plan import Notify, Plan, PutObject, RunScript, RunSql
+from tenure.work.plan import Approval, HttpCheck, Notify, Plan, PutObject, RunScript, RunSql, Work
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "seattle-weather.yaml"
 
@@ -75,6 +75,34 @@ steps:
     assert [step.id for step in made.steps] == ["load", "year", "put", "tell"], "a mender is no step of the plan"
 
 
+def test_steps_ask_for_leave_are_undone_and_are_work_for_a_brain() -> None:
+    made = plan(
+        """
+name: people
+steps:
+  - id: fix
+    work: Fix ${{ goal }}
+    verify:
+      - {http: "http://localhost:8080/health", contains: ok}
+      - {http: "https://example.org/${{ goal }}", status: 404}
+  - {id: serve, run: serve, undo: "stop ${{ steps.fix.output }}", needs: fix, approve: true}
+  - {id: free, run: x, approve: false}
+  - id: pay
+    run: pay
+    approve: {text: "Pay?", expires: 1h30m, escalate_to: boss}
+"""
+    )
+    fix, serve, free, pay = made.steps
+    assert fix.effect == Work(instructions="Fix ${{ goal }}")
+    assert fix.verify == (
+        HttpCheck(url="http://localhost:8080/health", contains="ok"),
+        HttpCheck(url="https://example.org/${{ goal }}", status=404),
+    )
+    assert (serve.undo, serve.approval) == ("stop ${{ steps.fix.output }}", Approval())
+    assert free.approval is None
+    assert pay.approval == Approval(text="Pay?", expires_after_s=5400, escalate_to="boss")
+
+
 def test_the_example_is_valid() -> None:
     made = PlaybookBrain(EXAMPLE.read_text(), EXAMPLE.name).plan("find the anomalous days", {})
     assert len(made.steps) >= 6
@@ -106,6 +134,21 @@ def test_the_example_is_valid() -> None:
             steps("{id: a, run: x, verify: {sql: y, file: z}}"),
             [(3, "steps[0].verify", "exactly one of sql, run, file")],
         ),
+        (steps("{id: a, work: do it}"), [(3, "steps[0]", "work needs verify")]),
+        (steps("{id: a, run: x, work: do it}"), [(3, "steps[0]", "(found run, work)")]),
+        (
+            steps("{id: a, work: '${{ item }}', verify: {file: x}}"),
+            [(3, "steps[0].work", "only in a step with for_each")],
+        ),
+        (steps("{id: a, run: x, verify: {http: ftp://x}}"), [(3, "steps[0].verify", "begins with http://")]),
+        (steps("{id: a, run: x, verify: {file: x, status: 200}}"), [(3, "steps[0].verify", "belong to http")]),
+        (steps("{id: a, run: x, verify: {http: 'http://x', status: 42}}"), [(3, "steps[0].verify.status", "greater")]),
+        (steps("{id: a, run: x, verify: {http: 'http://${{ x }}'}}"), [(3, "steps[0].verify", "is not known")]),
+        (steps("{id: a, run: x, approve: {escalate_to: b}}"), [(3, "steps[0].approve", "needs expires")]),
+        (steps("{id: a, run: x, approve: {expires: soon}}"), [(3, "steps[0].approve.expires", "not a duration")]),
+        (steps("{id: a, run: x, approve: yes please}"), [(3, "steps[0].approve", "valid dictionary")]),
+        (steps("{id: a, run: x, approve: {text: '${{ x }}'}}"), [(3, "steps[0].approve.text", "is not known")]),
+        (steps("{id: a, run: x, undo: '${{ item }}'}"), [(3, "steps[0].undo", "only in a step with for_each")]),
         (steps("{id: a, put: {path: f}}"), [(3, "steps[0].put.bucket", "is required")]),
         (steps("{id: a, put: {path: f, bucket: Big_Bucket}}"), [(3, "steps[0].put.bucket", "not a valid bucket name")]),
         (steps("{id: a, run: x, on_lost: forget}"), [(3, "steps[0].on_lost", "'ask' or 'retry'")]),
@@ -289,4 +332,6 @@ def test_conditions(condition: str, expected: bool) -> None:
 def test_the_json_schema_describes_playbooks() -> None:
     schema = json_schema()
     assert set(schema["required"]) == {"name", "steps"}
-    assert "if" in schema["$defs"]["Step"]["properties"]
+    assert {"if", "approve", "undo", "work"} <= set(schema["$defs"]["Step"]["properties"])
+    assert {"http", "status", "contains"} <= set(schema["$defs"]["Check"]["properties"])
+    assert {"type": "boolean"} in schema["$defs"]["Step"]["properties"]["approve"]["anyOf"]
