@@ -3,11 +3,13 @@ fed back, mended, planned anew or given to a person."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, time, timedelta
+
 from fixtures.stage import step_of
 from fixtures.thinking import MODELS, ThinkingStage, check, done, propose, script, shell, work
 from fixtures.workers import at_rest
 from tenure.brains.base import Task
-from tenure.errors import DoorClosed, ModelError
+from tenure.errors import ContextTooLong, DoorClosed, ModelError, Unauthenticated
 from tenure.testing.scripted_brain import Again
 from tenure.work.journal import load
 from tenure.work.state import fold
@@ -141,6 +143,38 @@ async def test_a_model_that_fails_is_asked_again_and_then_another_one(thinking: 
     assert [rung for rung, _ in await thinking.rungs(run)] == [0, 0, 2]
 
 
+async def test_a_model_that_failed_often_is_left_alone_by_all_steps(thinking: ThinkingStage) -> None:
+    fails = [ModelError("overloaded", retry_after_s=0.01) for _ in range(3)]
+    run, thinker = await thinking.carry(
+        {
+            "plan": [Again(fails, propose(work("one", "test -s one")))],
+            "one": [shell("echo made > one"), done()],
+        },
+        models=MODELS,
+    )
+    assert run.state == "succeeded"
+    assert [model for node, _, model in thinker.asked if node == "one"] == [MODELS[1]] * 2
+
+
+async def test_a_key_that_is_refused_is_another_models_chance_and_else_a_persons(thinking: ThinkingStage) -> None:
+    wrong = Again([Unauthenticated("the key is wrong")], propose(script("one", "echo one >> effects")))
+    run, thinker = await thinking.carry({"plan": [wrong]}, models=MODELS)
+    assert run.state == "succeeded"
+    assert [model for _, _, model in thinker.asked] == list(MODELS)
+    run, _ = await thinking.carry({"plan": [Unauthenticated("the key is wrong")]})
+    assert run.state == "parked"
+    assert "the key is wrong" in (run.question or "")
+
+
+async def test_a_conversation_that_is_too_long_is_cut_and_asked_about_again(thinking: ThinkingStage) -> None:
+    long = Again(
+        [ContextTooLong("too long"), ContextTooLong("too long")], propose(script("one", "echo one >> effects"))
+    )
+    run, thinker = await thinking.carry({"plan": [long]}, context_tokens_max=40_000)
+    assert run.state == "succeeded"
+    assert [task.context_tokens_max for task in thinker.tasks] == [40_000, 20_000, 10_000]
+
+
 # --- being stuck -----------------------------------------------------------------------------------------------------------
 async def test_the_same_call_with_the_same_result_is_noticed_told_and_ends(thinking: ThinkingStage) -> None:
     again = shell("echo same")
@@ -215,6 +249,19 @@ async def test_a_spent_budget_parks_the_run_and_an_answer_gives_as_much_again(th
         assert run.state == "succeeded"
         thinker.assert_complete()
         assert len(thinker.asked) == 5
+
+
+async def test_what_an_agent_may_cost_a_day_is_waited_for_until_the_next(thinking: ThinkingStage) -> None:
+    turns = {"plan": [propose(work("one", "test -s one"))], "one": [shell("echo 1"), shell("echo 2")]}
+    async with thinking.working(turns) as thinker:
+        run_id = await thinking.think(budget={"agent_day_cost_usd": 0.015})
+        while not await thinking.database.fetch("select 1 from absurd.r_work where state = 'sleeping'"):
+            await thinking.rest()
+        assert len(thinker.asked) == 2
+    entered = (await thinking.events(await thinking.runs.get(run_id), "rung_entered"))[-1]
+    assert entered.data["reason"].startswith("budget: analyst spent 0.02 of 0.015 dollars today")
+    midnight = datetime.combine(entered.at.astimezone(UTC).date() + timedelta(days=1), time(), UTC)
+    assert abs(datetime.fromisoformat(entered.data["not_before"]) - midnight) < timedelta(minutes=1)
 
 
 # --- waits and questions ---------------------------------------------------------------------------------------------------
