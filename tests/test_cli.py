@@ -594,6 +594,52 @@ async def test_follow_with_json_prints_the_journal_and_then_the_run(api: Api, cl
     assert lines[-1]["run"]["state"] == "succeeded"
 
 
+async def think_aloud(api: Api, run_id: str, output: str) -> None:
+    """As if a brain had called a tool for the step `one`, and it had failed with this output."""
+    call = {"id": "c", "tool": "shell", "arguments": {"script": "make test"}}
+    usage = {"requests": 1, "input_tokens": 900, "output_tokens": 10, "cost_usd": 0.002}
+    thought = {"decision": {"kind": "call", "calls": [call]}, "text": "First the tests.", "model": "m", "usage": usage}
+    at = {"step": "one", "attempt": 1}
+    api.runs.write(run_id, "step_started", **at, key="k")
+    api.runs.write(run_id, "thinking", **at, turn=0, thought=thought, duration_s=1.0)
+    api.runs.write(run_id, "call_done", **at, turn=0, index=0, result={"ok": False, "output": output})
+
+
+async def test_runs_show_tells_the_story_and_all_of_it_where_that_is_wanted(api: Api, cli: Cli, playbook: str) -> None:
+    run_id = (await cli("run", "analyst", "find them", "--playbook", playbook)).out.strip()
+    await think_aloud(api, run_id, "\n".join(f"failure {n}" for n in range(30)))
+    shown = await cli("runs", "show", run_id, env={"COLUMNS": "80"})
+    for part in (
+        "one  1 thought, 910 tokens, $0.0020, 1.0 s",
+        "│ First the tests.",
+        "│ → shell make test",
+        "shell: failed",
+    ):
+        assert part in shown.out
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+    assert ("failure 3" in shown.out, "failure 29" in shown.out) == (True, False)
+    for words in (("--full",), ("--step", "one")):
+        assert "failure 29" in (await cli("runs", "show", run_id, *words)).out
+    for words in ((), ("--step", "one")):
+        story = (await cli("runs", "show", run_id, "--json", *words)).json["story"]
+        assert [entry["kind"] for entry in story][-2:] == ["thinking", "call_done"]
+        assert story[-1]["details"].endswith("failure 29")
+    assert (await cli("runs", "show", run_id, "--step", "none")).code == errors.NotFound.exit_code
+
+
+async def test_a_followed_run_tells_thoughts_and_calls_as_they_come(api: Api, cli: Cli, playbook: str) -> None:
+    run_id = (await cli("run", "analyst", "find them", "--playbook", playbook)).out.strip()
+    process = await cli.start("runs", "follow", run_id)
+    assert process.stdout is not None
+    await think_aloud(api, run_id, "it broke")
+    seen = await asyncio.wait_for(process.stdout.readuntil(b"it broke"), PATIENCE_S)
+    assert b"one: thought 1 (m, 900+10 tokens, $0.0020, 1.0 s): uses shell" in seen
+    assert b"shell make test" in seen
+    api.runs.finish(run_id, wire.RunState.SUCCEEDED)
+    await process.communicate()
+    assert process.returncode == 0
+
+
 def _run(*steps: wire.RunStep, **fields: object) -> wire.Run:
     base = {"id": "run_1", "agent": "a", "goal": "g", "state": "running", "created_at": NOW, "started_at": NOW}
     return wire.Run.model_validate({**base, "steps": list(steps), **fields})

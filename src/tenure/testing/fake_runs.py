@@ -31,10 +31,10 @@ class FakeRuns:
             raise NotFound(f"There is no run {run_id[:60]!r}.", hint="`tenure runs list` shows those there are.")
         return self._runs[run_id]
 
-    def write(self, run_id: str, kind: str, **data: Any) -> None:
+    def write(self, run_id: str, kind: str, step: str | None = None, **data: Any) -> None:
         """Appends an event to the run's journal."""
         events = self._events[run_id]
-        events.append(wire.RunEvent(seq=len(events) + 1, kind=kind, at=datetime.now(UTC), data=data))
+        events.append(wire.RunEvent(seq=len(events) + 1, kind=kind, at=datetime.now(UTC), step=step, data=data))
 
     def finish(self, run_id: str, state: wire.RunState) -> wire.Run:
         """The run is now in `state`, and its journal says so."""
