@@ -39,14 +39,24 @@ class Claim:
     """1 for the first claim of a task; more when a worker before this one died, or the run was suspended."""
 
 
-async def spawn(connection: Connection, run_id: str) -> UUID:
-    """Queues the run, in the caller's transaction; returns absurd's task id."""
-    statement = "select task_id from absurd.spawn_task(%s, %s, %s, %s)"
-    params = (QUEUE, TASK, Jsonb({"run": run_id}), Jsonb({"retry_strategy": {"kind": "none"}}))
-    row = await (await connection.execute(statement, params)).fetchone()
-    assert row is not None
-    await connection.execute("select pg_notify(%s, %s)", (WORK_CHANNEL, run_id))
-    return row["task_id"]
+async def spawn(connection: Connection, run_id: str) -> None:
+    """Queues the run, in the caller's transaction; its row names absurd's task."""
+    await connection.execute(
+        """
+        update runs set task_id = spawned.task_id
+        from (select task_id from absurd.spawn_task(%(queue)s, %(task)s, %(params)s, %(options)s)) as spawned
+        where id = %(run)s
+        returning pg_notify(%(channel)s, %(run)s)
+        """,
+        {
+            "queue": QUEUE,
+            "task": TASK,
+            "params": Jsonb({"run": run_id}),
+            "options": Jsonb({"retry_strategy": {"kind": "none"}}),
+            "run": run_id,
+            "channel": WORK_CHANNEL,
+        },
+    )
 
 
 async def claim(database: ControlDatabase, worker: str, lease_s: int, claims_max: int) -> list[Claim]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from tenure.database.connect import ControlDatabase
+from tenure.errors import ServerUnreachable
 from tenure.work import effects, steps
 from tenure.work import events as e
 from tenure.work.claims import Claim, complete
@@ -46,6 +48,15 @@ _DO: dict[type[Doing], Callable[[Office, Any], Coroutine[Any, Any, None]]] = {
 }
 
 
+@dataclass(eq=False)
+class _Write:
+    """What somebody wants to be in the journal. `error` is why it is not there, or may not be."""
+
+    events: tuple[e.AnyEvent, ...]
+    tried: bool = False
+    error: Exception | None = None
+
+
 class Driver:
     """Use once. `drive` may be cancelled at any point: what the journal says is all that the next driver needs."""
 
@@ -66,6 +77,7 @@ class Driver:
         self._journal = Journal(database, claim.run_id, claim.fence)
         self._state = RunState(claim.run_id)
         self._writing = asyncio.Lock()
+        self._to_write: list[_Write] = []
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._hands = PatientHands(hands, lease.check)
@@ -166,13 +178,35 @@ class Driver:
                 task.result()
 
     async def _append(self, *events: e.AnyEvent) -> None:
-        async with self._writing:
+        """Writes them. What several want to write while another write is under way goes together into the next one."""
+        write = _Write(events)
+        self._to_write.append(write)
+        try:
+            async with self._writing:
+                if not write.tried:
+                    await self._write_all()
+        finally:
+            if write in self._to_write:  # cancelled before its turn
+                self._to_write.remove(write)
+        if write.error is not None:
+            raise write.error
+
+    async def _write_all(self) -> None:
+        writes, self._to_write = self._to_write, []
+        error: Exception | None = ServerUnreachable("A write into the journal was broken off.")
+        try:
             self._lease.check()
-            records = await self._journal.append(*events)
+            records = await self._journal.append_all([write.events for write in writes])
             if records[0].seq != self._state.seq + 1:  # the owner wrote in between
                 await self._catch_up(before=records[0].seq)
                 self._lease.news.set()
             self._apply(records)
+            error = None
+        except Exception as failed:  # noqa: BLE001 - each of them raises it
+            error = failed
+        finally:
+            for write in writes:
+                write.tried, write.error = True, error
 
     async def _hear(self) -> None:
         if self._lease.news.is_set():

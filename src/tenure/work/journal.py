@@ -7,6 +7,7 @@ no row, no event: `LeaseLost`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -101,7 +102,12 @@ class Journal:
     async def append(self, *events: e.AnyEvent) -> list[e.Record]:
         """Commits `events`, all or none. Raises `LeaseLost`, and `ServerUnreachable` when the database went away: then they may
         or may not have been written, and only the journal can tell."""
-        with _points(events):
+        return await self.append_all([events])
+
+    async def append_all(self, groups: Sequence[tuple[e.AnyEvent, ...]]) -> list[e.Record]:
+        """As `append`, for what several wrote at the same time: one after the other, in one transaction."""
+        events = tuple(event for group in groups for event in group)
+        with _points(*groups):
             for left in reversed(range(DEADLOCK_TRIES)):
                 try:
                     async with self._database.connection() as connection:
@@ -189,12 +195,15 @@ def _lost(run_id: str) -> LeaseLost:
 class _points:
     """The fault points around one journal write."""
 
-    def __init__(self, events: tuple[e.AnyEvent, ...]) -> None:
-        self._name = "/".join(part for part in (events[0].kind, str(getattr(events[0], "node", ""))) if part)
+    def __init__(self, *groups: tuple[e.AnyEvent, ...]) -> None:
+        firsts = [events[0] for events in groups]
+        self._names = ["/".join(part for part in (one.kind, str(getattr(one, "node", ""))) if part) for one in firsts]
 
     def __enter__(self) -> None:
-        reach(f"journal.append.before/{self._name}")
+        for name in self._names:
+            reach(f"journal.append.before/{name}")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            reach(f"journal.append.after/{self._name}")
+            for name in self._names:
+                reach(f"journal.append.after/{name}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from tenure.errors import LeaseLost
 from tenure.faultpoints import reach
@@ -15,15 +17,43 @@ from tenure.work.snapshots import Spacing, is_clean, wants_after, wants_before
 from tenure.work.state import Node, RunState
 
 
+class Turn:
+    """Who writes shares it, who takes a snapshot has it alone."""
+
+    def __init__(self) -> None:
+        self._alone = asyncio.Lock()
+        self._sharing = 0
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncGenerator[None]:
+        async with self._alone:
+            self._sharing += 1
+            self._nobody.clear()
+        try:
+            yield
+        finally:
+            self._sharing -= 1
+            if not self._sharing:
+                self._nobody.set()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None]:
+        async with self._alone:
+            await self._nobody.wait()
+            yield
+
+
 class Keeper:
-    """Hold `turn` from before a snapshot is asked for until its event is written, and while an intent is written: so no step
-    begins unseen while the office is copied, and what the snapshot is said to hold is what it holds."""
+    """Hold `turn` alone from before a snapshot is asked for until its event is written, and shared while an intent is written: so
+    no step begins unseen while the office is copied, and what the snapshot is said to hold is what it holds."""
 
     def __init__(self, hands: Hands, inherited: frozenset[str]) -> None:
         """`inherited` are nodes that another driver began: it may have taken their snapshots and died before it wrote so."""
         self._hands, self._inherited = hands, inherited
         self._spacing = Spacing()
-        self.turn = asyncio.Lock()
+        self.turn = Turn()
 
     async def before(self, state: RunState, node: Node, attempt: int) -> list[e.SnapshotTaken] | Failure:
         """What to write before the intent. A risky step is not begun without its snapshot."""

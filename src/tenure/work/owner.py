@@ -32,31 +32,40 @@ def there(row: DictRow | None, run_id: str) -> DictRow:
 
 
 async def write(
-    connection: Connection, run_id: str, event: e.AnyEvent, *, state: str | None = None, over: bool = False
+    connection: Connection, run_id: str, *events: e.AnyEvent, state: str | None = None, over: bool = False
 ) -> None:
     """Appends; the row's `state` and question change with it."""
     await connection.execute(
         """
         with run as (
             update runs set
-                last_seq = last_seq + 1,
+                last_seq = last_seq + %(count)s,
                 state = coalesce(%(state)s, state),
                 question = case when %(state)s::text is null then question end,
                 finished_at = case when %(over)s then clock_timestamp() else finished_at end
-            where id = %(run)s returning last_seq
+            where id = %(run)s returning last_seq - %(count)s as base
+        ), added as (
+            insert into journal (run_id, seq, at, kind, body)
+            select %(run)s, run.base + entry.number, clock_timestamp(), entry.kind, entry.body::jsonb
+            from run, unnest(%(kinds)s::text[], %(bodies)s::text[]) with ordinality as entry (kind, body, number)
         )
-        insert into journal (run_id, seq, at, kind, body)
-        select %(run)s, last_seq, clock_timestamp(), %(kind)s, %(body)s::jsonb from run
+        select pg_notify(%(channel)s, %(run)s)
         """,
-        {"run": run_id, "state": state, "over": over, "kind": event.kind, "body": e.encode(event)},
+        {
+            "run": run_id,
+            "count": len(events),
+            "state": state,
+            "over": over,
+            "kinds": [event.kind for event in events],
+            "bodies": [e.encode(event) for event in events],
+            "channel": JOURNAL_CHANNEL,
+        },
     )
-    await connection.execute("select pg_notify(%s, %s)", (JOURNAL_CHANNEL, run_id))
 
 
 async def queue(connection: Connection, run_id: str) -> None:
     """Has a worker claim it soon."""
-    task_id = await claims.spawn(connection, run_id)
-    await connection.execute("update runs set task_id = %s where id = %s", (task_id, run_id))
+    await claims.spawn(connection, run_id)
 
 
 async def queue_again(connection: Connection, run_id: str) -> None:

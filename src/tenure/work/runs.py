@@ -125,8 +125,7 @@ class Runs:
                 (run_id, created.agent, created.goal.replace("\x00", "\ufffd"), created.brain),
             )
             if added.rowcount:  # else somebody asked with the same key
-                await owner.write(connection, run_id, created)
-                await owner.write(connection, run_id, e.Planned(plan=plan))
+                await owner.write(connection, run_id, created, e.Planned(plan=plan))
                 await owner.queue(connection, run_id)
         return await self.get(run_id)
 

@@ -67,12 +67,17 @@ def wants_before(node: Node) -> bool:
     return node.step.risky and not node.begun
 
 
+def may_want_after(step: PlanStep) -> bool:
+    """Whether there is one after some steps of its kind."""
+    return step.snapshot is not False and bool(step.verify or step.snapshot)
+
+
 def wants_after(state: RunState, node: Node) -> bool:
     """Whether `node`, which is just succeeding, ends a step that has one: with checks, or when the playbook says so. The values
     of a `for_each` have one together."""
-    step = node.step
-    if step.snapshot is False or not (step.verify or step.snapshot):
+    if not may_want_after(node.step):
         return False
+    step = node.step
     return all(state.nodes[other].phase.over for other in state.nodes_of[step.id] if other != node.id)
 
 

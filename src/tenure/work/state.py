@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -198,13 +198,10 @@ class RunState:
         thinks = self.settings is not None and self.settings.thinks
         return Mind(len(self.settings.models) if self.settings and thinks else 0, thinks)
 
-    def outputs(self) -> dict[str, str]:
-        """Of every step that is done; a `for_each` gives its nodes' outputs, a line each."""
-        return {
-            step: "\n".join(self.nodes[node].result.output for node in nodes)
-            for step, nodes in self.nodes_of.items()
-            if self.done(step)
-        }
+    def outputs(self) -> Mapping[str, str]:
+        """Of every step that is done; a `for_each` gives its nodes' outputs, a line each. Made as they are looked for: most steps
+        name none."""
+        return _Outputs(self)
 
     def summary(self) -> str:
         """What the steps gave that nothing else of the plan needs: its results."""
@@ -606,6 +603,22 @@ _NODE_EVENTS = (
     e.Asked,
     e.Reported,
 )
+
+
+@dataclass(frozen=True)
+class _Outputs(Mapping[str, str]):
+    state: RunState
+
+    def __getitem__(self, step: str) -> str:
+        if step not in self.state.nodes_of or not self.state.done(step):
+            raise KeyError(step)
+        return "\n".join(self.state.nodes[node].result.output for node in self.state.nodes_of[step])
+
+    def __iter__(self) -> Iterator[str]:
+        return (step for step in self.state.nodes_of if self.state.done(step))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def stays(node: Node) -> bool:

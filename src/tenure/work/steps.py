@@ -20,7 +20,7 @@ from tenure.work.keys import check_key, effect_key
 from tenure.work.ladder import Rung
 from tenure.work.minds import Minds
 from tenure.work.plan import FOR_EACH_VALUES_MAX, ITEM_CHARS_MAX, NODES_MAX, Effect, RunScript, Work, item_text
-from tenure.work.snapshots import restore_points, undone_by
+from tenure.work.snapshots import may_want_after, restore_points, undone_by, wants_before
 from tenure.work.state import Node, Phase, RunState
 from tenure.work.template import TemplateError, render
 
@@ -60,7 +60,8 @@ async def attempt(office: Office, node: Node) -> None:
         return
     if fresh:
         number = node.attempt + 1
-        async with office.keeper.turn:
+        turn = office.keeper.turn.alone if wants_before(node) else office.keeper.turn.shared
+        async with turn():
             kept = await office.keeper.before(state, node, number)
             if isinstance(kept, Failure):
                 await office.append(e.StepFailed(node=node.id, attempt=node.attempt, failure=kept))
@@ -158,7 +159,8 @@ async def verify(office: Office, node: Node) -> None:
 
 async def _succeed(office: Office, node: Node, result: e.Result, evidence: str = "") -> None:
     """The step's result and the snapshot that belongs to it are written together."""
-    async with office.keeper.turn:
+    turn = office.keeper.turn.alone if may_want_after(node.step) else office.keeper.turn.shared
+    async with turn():
         taken, complaint = await office.keeper.after(office.state, node)
         said = tail("\n".join(text for text in (evidence, complaint) if text))
         await office.append(*taken, e.StepSucceeded(node=node.id, attempt=node.attempt, result=result, evidence=said))
