@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.resuming import EFFECTS, OUTSIDE, Came, Case, Crashing, PlaybookCase, ScriptedCase
+from fixtures.resuming import EFFECTS, OUTSIDE, Came, Case, Crashing, ModelCase, PlaybookCase, ScriptedCase
 from fixtures.stage import words_of
 from fixtures.workers import WorkerPool, at_rest, until
 from tenure import wire
@@ -29,13 +29,13 @@ from tenure.work import events as e
 from tenure.work.decide import decide
 from tenure.work.state import fold
 
-CASES: dict[str, Case] = {case.name: case for case in (PlaybookCase(points=10), ScriptedCase())}
+CASES: dict[str, Case] = {case.name: case for case in (PlaybookCase(points=10), ScriptedCase(), ModelCase(points=10))}
 LANES = 3
 """Runs that are killed at the same time, each on a control database of its own."""
 RACERS = 8
 FORKED_AT = "one"
 BROKEN_SHOWN_MAX = 5
-POINTS_MIN = {"playbook": 40, "scripted": 120}
+POINTS_MIN = {"playbook": 40, "scripted": 120, "pydantic_ai": 100}
 """The references reach more; fewer mean that points were lost, and with them these tests' meaning."""
 
 Rig = Callable[[], Awaitable[Crashing]]

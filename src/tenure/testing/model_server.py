@@ -115,7 +115,16 @@ class Raw:
 
 
 Answer = Reply | Refuse | Down | Hang | Drip | Cut | Raw
-Entry = Answer | Callable[[ModelRequestSeen], Answer]
+
+
+@dataclass(frozen=True)
+class Always:
+    """Every request from here on, also none: for a conversation whose place is told by the request alone."""
+
+    answer: Callable[[ModelRequestSeen], Answer]
+
+
+Entry = Answer | Callable[[ModelRequestSeen], Answer] | Always
 
 
 # --- the server ----------------------------------------------------------------------------------------------------------
@@ -165,7 +174,8 @@ class ModelServer:
         assert not left, f"Nobody asked for {left}; answered were {self.fired}."
 
     def _still(self, entries: list[Entry]) -> bool:
-        return any(not (isinstance(entry, Down) and entry.until is not None) for entry in entries)
+        endless = (Always, Down)
+        return any(not isinstance(entry, endless) or getattr(entry, "until", "") is None for entry in entries)
 
     def wait_closed(self, timeout_s: float | None = None) -> bool:
         return self._closing.wait(timeout_s)
@@ -203,6 +213,8 @@ class ModelServer:
                     return entry
                 entries.pop(0)
                 continue
+            if isinstance(entry, Always):
+                return entry.answer(seen)
             if isinstance(entry, Down) and entry.times > 1:
                 entries[0] = replace(entry, times=entry.times - 1)
                 return entry
