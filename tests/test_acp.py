@@ -16,7 +16,7 @@ import pytest
 
 from fixtures.errands import AGENT, Desk, with_lease_lost
 from tenure.brains.acp import AcpProgram, conversation, permissions, terminals, transport
-from tenure.brains.acp.digest import MESSAGE_BYTES_MAX, SAID_BYTES_MAX, Digest
+from tenure.brains.acp.digest import INPUT_CHARS_MAX, MESSAGE_BYTES_MAX, SAID_BYTES_MAX, Digest
 from tenure.errors import DoorClosed, LeaseLost, ServerUnreachable
 from tenure.testing import acp_agent
 from tenure.work.effects import Asks, Blocked, Done, Failed, Outcome
@@ -234,6 +234,15 @@ def test_a_worker_killed_between_any_two_messages_is_followed_by_one_that_ends_t
         desk.office.close()
 
 
+def test_a_command_that_a_killed_worker_left_running_is_ended(quiet_desk: Desk) -> None:
+    desk, program, settings = quiet_desk, AcpProgram(), stub(["start", "sleep", "600"], ["say", "over"])
+    desk.carry_and_die(program, settings, "acp.send.before/answer:terminal/create:1")
+    assert any("sleep" in command for command in desk.processes())
+    outcome = asyncio.run(desk.carry(program, settings))
+    assert isinstance(outcome, Done), outcome
+    assert desk.processes() == []
+
+
 async def test_a_session_that_is_loaded_goes_on_and_is_told_that_it_was_interrupted(
     desk: Desk, program: AcpProgram
 ) -> None:
@@ -438,6 +447,7 @@ async def test_it_is_told_to_cancel_before_it_is_ended(desk: Desk, program: AcpP
     with pytest.raises(asyncio.CancelledError):
         await carrying
     assert log(desk) == ["cancelled"]
+    assert desk.lines(".stub/ended") == ["SIGTERM"], "it is given a moment to write down its session"
     assert desk.processes() == []
 
 
@@ -566,7 +576,8 @@ async def test_terminals_are_bounded(desk: Desk, program: AcpProgram, monkeypatc
 def test_a_digest_is_small_whatever_it_hears() -> None:
     digest = Digest()
     for number in range(2000):
-        digest.hear({"sessionUpdate": "tool_call", "toolCallId": str(number), "title": "t" * 5000, "kind": "edit"})
+        call = {"toolCallId": str(number), "title": "t" * 5000, "kind": "edit", "rawInput": {"text": "i" * 50_000}}
+        digest.hear({"sessionUpdate": "tool_call", **call})
         digest.hear({"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "é" * 5000}})
         digest.hear({"sessionUpdate": "plan", "entries": [{"content": "c" * 5000}] * 5000})
         digest.hear({"sessionUpdate": "agent_message_chunk", "content": number})
@@ -579,6 +590,8 @@ def test_a_digest_is_small_whatever_it_hears() -> None:
     assert len(json.dumps(news)) < 30_000
     assert news["left_out"] == 1980
     assert len(digest.tools) <= 500
+    assert all(len(tool["input"]) <= INPUT_CHARS_MAX + 10 for tool in digest.tools.values())
+    assert len({tool["mark"] for tool in digest.tools.values()}) == 1
     assert digest.take() is None
 
 

@@ -260,9 +260,15 @@ class Agent:
                 self.wire.answer(request, error={"code": -32601, "message": "Method not found"})
 
 
+def end(*_: object) -> None:
+    note("ended", "SIGTERM")
+    sys.exit(0)
+
+
 def main() -> None:
     os.makedirs(HOME, exist_ok=True)
     note("starts", str(os.getpid()))
+    signal.signal(signal.SIGTERM, end)
     Agent(Wire()).serve()
 
 

@@ -110,6 +110,7 @@ class Leg:
         await self._hands.stop_command(self._agent, key)
         with contextlib.suppress(NotFound):
             await self._report(await self._hands.signals(self._agent, key), last=True)
+        await self._hands.forget_command(self._agent, key)
         self._checkpoint = self._told.checkpoint
 
     def _command(self) -> Command:
