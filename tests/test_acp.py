@@ -237,7 +237,7 @@ def test_a_worker_killed_between_any_two_messages_is_followed_by_one_that_ends_t
 def test_a_command_that_a_killed_worker_left_running_is_ended(quiet_desk: Desk) -> None:
     desk, program, settings = quiet_desk, AcpProgram(), stub(["start", "sleep", "600"], ["say", "over"])
     desk.carry_and_die(program, settings, "acp.send.before/answer:terminal/create:1")
-    assert any("sleep" in command for command in desk.processes())
+    asyncio.run(desk.until(lambda: any("sleep" in command for command in desk.processes())))
     outcome = asyncio.run(desk.carry(program, settings))
     assert isinstance(outcome, Done), outcome
     assert desk.processes() == []
