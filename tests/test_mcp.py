@@ -20,10 +20,12 @@ from mcp.client.streamable_http import streamable_http_client
 from fixtures.api import TOKENS, Api, error_of, eventually
 from fixtures.live import Live
 from tenure.brains.tools import OfficeTools
+from tenure.errors import SandboxError
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.server.gates import BODY_BYTES_MAX
 from tenure.server.listeners import serve_office_api
 from tenure.server.mcp_server import CALLS_MAX, KEY_META
+from tenure.testing.fake_offices import FakeObject
 from tenure.work.thoughts import Purpose
 
 pytest_plugins = ("fixtures.server",)
@@ -108,6 +110,33 @@ async def test_by_a_key_a_call_is_done_once_and_without_one_each_time(api: Api, 
     assert sorted(message.subject for message in await api.inbox.list()) == ["each", "each", "keyed"]
     commands = api.offices._get("analyst").commands  # pyright: ignore[reportPrivateUsage]
     assert len(commands) == 1, "what nobody can ask for is not kept"
+
+
+async def test_a_file_is_replaced_by_the_whole_of_an_object_or_not_at_all(api: Api, door: Path) -> None:
+    file = api.directory / "files" / "copy"
+    file.write_text("old")
+    broken = False
+
+    async def chunks(found: FakeObject) -> AsyncIterator[bytes]:
+        yield found.data[:3]
+        if broken:
+            raise SandboxError("The disk of the host went away.")
+        yield found.data[3:]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FakeObject, "chunks", chunks)
+        async with connected(door) as client:
+            assert (await say(client, "object_put", bucket="b", name="o", text="new text"))[0]
+            broken = True
+            worked, said = await say(client, "object_to_file", bucket="b", name="o", path="copy")
+            assert (worked, "The disk of the host went away." in said) == (False, True), said
+            assert file.read_text() == "old"
+            broken = False
+            assert (await say(client, "object_to_file", bucket="b", name="o", path="copy"))[0]
+            assert file.read_text() == "new text"
+            for path in ("no/such/directory", "."):
+                assert not (await say(client, "object_to_file", bucket="b", name="o", path=path))[0]
+    assert [one.name for one in file.parent.iterdir()] == ["copy"]
 
 
 async def test_only_an_office_is_served_and_only_its_own(api: Api, door: Path) -> None:
