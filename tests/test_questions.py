@@ -18,8 +18,9 @@ from tenure.errors import Conflict, InvalidArgument, NotFound
 from tenure.testing.fake_hands import FakeHands
 from tenure.work import events as e
 from tenure.work import owner
+from tenure.work.journal import Journal
 from tenure.work.plan import Approval
-from tenure.work.thoughts import Ask, OnExpiry, Question
+from tenure.work.thoughts import Ask, OnExpiry, Question, Wait
 
 ANSWERERS = 24
 LEAVE = "run: echo done >> effects\napprove: {text: 'May it, in ${{ goal }}?'}"
@@ -52,6 +53,10 @@ async def at_rest_with(stage: Stage, run_id: str, holds: Callable[[wire.Run], bo
         while not holds(run := await at_rest(stage.runs, run_id)):
             await stage.rest()
     return run
+
+
+async def states(stage: Stage, run_id: str) -> dict[str, wire.StepState]:
+    return {step.id: step.state for step in (await stage.runs.get(run_id)).steps}
 
 
 async def tasks_of(stage: Stage, run_id: str) -> list[tuple[str, bool]]:
@@ -398,6 +403,55 @@ async def test_an_answer_survives_the_death_of_who_goes_on_with_it(
     assert run.state == "succeeded"
     assert stage.effects() == ["work", "after"]
     assert len(await stage.events(run, "asked")) == len(await stage.events(run, "question_answered")) == 1
+
+
+async def test_an_answer_that_comes_while_the_run_is_being_parked_is_not_lost(
+    thinking: ThinkingStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[str] = []
+    end = Journal.end
+
+    async def answered_first(self: Journal, event: e.Parked, *given: object, **more: object) -> bool:
+        if isinstance(event, e.Parked) and not answered:
+            answered.extend(event.questions)
+            await thinking.runs.answer(event.questions[0], "blue", by="a machine")
+        return await end(self, event, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Journal, "end", answered_first)
+    async with thinking.working(one_question(*TO_THE_END)):
+        run = await at_rest(thinking.runs, await thinking.think())
+    assert len(answered) == 1
+    assert run.state == "succeeded"
+    assert await thinking.events(run, "parked") == []
+
+
+async def test_an_answer_that_comes_while_the_run_is_laid_to_rest_is_not_lost(
+    thinking: ThinkingStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`two` waits for an hour, so the run is not parked; its claim is given back until then."""
+    answered: list[str] = []
+    suspend = Journal.suspend
+
+    async def answered_first(self: Journal, until: datetime, **more: int) -> bool:
+        if not answered:
+            (question,) = await thinking.runs.questions()
+            answered.append(question.id)
+            await thinking.runs.answer(question.id, "blue", by="a machine")
+        return await suspend(self, until, **more)
+
+    monkeypatch.setattr(Journal, "suspend", answered_first)
+    turns = {
+        "plan": [propose(work("one", "test -s one"), work("two", "true"))],
+        "one": [asks(), *TO_THE_END],
+        "two": [Wait(for_s=FAR_S)],
+    }
+    async with thinking.working(turns):
+        run_id = await thinking.think()
+        async with asyncio.timeout(PATIENCE_S):
+            while (await states(thinking, run_id)).get("one") != "succeeded":
+                await thinking.rest()
+        assert len(answered) == 1
+        assert (await states(thinking, run_id))["two"] == "waiting"
 
 
 async def test_a_fork_asks_its_own_question(stage: Stage) -> None:

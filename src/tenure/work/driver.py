@@ -91,8 +91,9 @@ class Driver:
         state = self._state
         if state.parked and state.park_until is not None and state.outcome is None and state.plan is not None:
             if datetime.now(UTC) < state.park_until:
-                await self._journal.suspend(state.park_until)
-                return
+                if await self._journal.suspend(state.park_until, seen_seq=state.seq):
+                    return
+                await self._catch_up()
         elif state.plan is None or state.outcome is not None or state.parked:
             await self._let_go()  # cancelled while it was queued, or parked under a claim before this one
             return
@@ -120,12 +121,10 @@ class Driver:
                     await _cancel({*self._under_way.values()})
                     self._under_way.clear()
                     await steps.halt(self._office(), action.commands)
-                    await self._end(e.RunCancelled())
-                    return True
+                    return await self._end(e.RunCancelled())
                 case End():
                     if not self._under_way:
-                        await self._end(action.event)
-                        return True
+                        return await self._end(action.event)
                 case Wait():
                     until = action.until
                 case Restore():
@@ -136,8 +135,11 @@ class Driver:
         pause_s = NEWS_S if until is None else max(0.0, (until - datetime.now(UTC)).total_seconds())
         if not self._under_way and until is not None and pause_s > SUSPEND_AFTER_S:
             await self._finish_chores()
-            await self._journal.suspend(until)
-            return True
+            async with self._writing:
+                if await self._journal.suspend(until, seen_seq=self._state.seq):
+                    return True
+                await self._catch_up()
+            return False
         await self._wait(min(pause_s, NEWS_S))
         return False
 
@@ -223,12 +225,16 @@ class Driver:
             self._state.apply(record)
         self._lease.seen_seq = self._state.seq
 
-    async def _end(self, event: e.RunSucceeded | e.RunFailed | e.RunCancelled | e.Parked) -> None:
+    async def _end(self, event: e.RunSucceeded | e.RunFailed | e.RunCancelled | e.Parked) -> bool:
+        """False when somebody else wrote just now: that has to be looked at first."""
         await self._finish_chores()
         async with self._writing:
             self._lease.check()
             summary = "" if isinstance(event, e.Parked) else self._state.summary()
-            await self._journal.end(event, self._state.agent, summary)
+            if await self._journal.end(event, self._state.agent, summary, seen_seq=self._state.seq):
+                return True
+            await self._catch_up()
+            return False
 
     async def _let_go(self) -> None:
         async with self._database.transaction() as connection:

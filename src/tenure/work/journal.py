@@ -118,12 +118,20 @@ class Journal:
         raise AssertionError("unreachable")
 
     async def end(
-        self, event: e.RunSucceeded | e.RunFailed | e.RunCancelled | e.Parked, agent: str, summary: str = ""
-    ) -> None:
+        self,
+        event: e.RunSucceeded | e.RunFailed | e.RunCancelled | e.Parked,
+        agent: str,
+        summary: str = "",
+        *,
+        seen_seq: int | None = None,
+    ) -> bool:
         """Writes the last event and gives the claim back, in one transaction; a question also goes to the inbox, and the end to
-        the run of which this one is a sub-goal. A run that is parked until some time is claimed again then."""
+        the run of which this one is a sub-goal. A run that is parked until some time is claimed again then. False, and nothing
+        is written, when the journal goes on beyond `seen_seq`: an answer that came just now would be lost."""
         with _points((event,)):
             async with self._database.transaction() as connection:
+                if not await self._ends_at(connection, seen_seq):
+                    return False
                 record = (await self._append(connection, (event,)))[0]
                 if isinstance(event, e.Parked) and (event.nodes or not event.questions):
                     await inbox.leave(
@@ -137,20 +145,31 @@ class Journal:
                 if isinstance(event, e.Parked) and event.until is not None:
                     if not await claims.suspend(connection, self._fence, event.until):
                         raise _lost(self._run_id)
-                    return
+                    return True
                 await claims.complete(connection, self._fence)
                 if not isinstance(event, e.Parked):
                     outcome = event.kind.removeprefix("run_")
                     said = event.reason if isinstance(event, e.RunFailed) else summary
                     await owner.tell_parent(connection, self._run_id, outcome, said)
+        return True
 
-    async def suspend(self, until: datetime) -> None:
-        """Gives the claim back until `until`. Raises `LeaseLost`."""
+    async def suspend(self, until: datetime, *, seen_seq: int) -> bool:
+        """Gives the claim back until `until`. False, and it is kept, when the journal goes on beyond `seen_seq`: who wrote there
+        found nothing that slept to be woken. Raises `LeaseLost`."""
         reach("journal.suspend.before")
         async with self._database.transaction() as connection:
+            if not await self._ends_at(connection, seen_seq):
+                return False
             if not await claims.suspend(connection, self._fence, until):
                 raise _lost(self._run_id)
         reach("journal.suspend.after")
+        return True
+
+    async def _ends_at(self, connection: Connection, seq: int | None) -> bool:
+        """Whether nobody wrote after `seq`; nobody can before the transaction ends."""
+        found = await connection.execute("select last_seq from runs where id = %s for update", (self._run_id,))
+        row = await found.fetchone()
+        return seq is None or (row is not None and row["last_seq"] == seq)
 
     async def _append(self, connection: Connection, events: tuple[e.AnyEvent, ...]) -> list[e.Record]:
         row = implied_row(events)
