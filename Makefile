@@ -34,10 +34,13 @@ lint: $(READY)
 	.venv/bin/ruff format --check src tests benchmarks
 	.venv/bin/basedpyright
 
-# Writes requirements.lock anew: newest versions that pyproject.toml allows, with the hashes of every file of each.
+# Writes both locks anew: newest versions that are allowed, with the hashes of every file of each.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock
+	uv pip compile benchmarks/requirements.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--output-file benchmarks/requirements.lock
 
 # Unmounts and deletes what tests have made (image included).
 clean-test:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import durable
 from figures import Figure, in_turns, timed
 from floor import BareRunsc
 from rest import RestBenchmarks
@@ -29,6 +30,7 @@ from tenure.setup import current_image, install
 
 ROUNDS = {"create": 8, "wake": 8, "exec": 40, "sql": 2000, "steps": 100}
 OF_REST = ("hibernated", "paused", "fork", "sleepers", "awake")
+DURABLE = "durable"
 STEPS_RUN_WAIT_S = 300.0
 
 SQL_PROGRAM = """
@@ -134,9 +136,21 @@ class Benchmarks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*ROUNDS, *OF_REST, []], help="which (all when none is named)")
-    names = parser.parse_args().names or [*ROUNDS, *OF_REST]
+    parser.add_argument(
+        "names", nargs="*", choices=[*ROUNDS, *OF_REST, DURABLE, []], help="which (all when none is named)"
+    )
+    names = parser.parse_args().names or [*ROUNDS, *OF_REST, DURABLE]
     console = Console()
+    results = Results(console)
+    if offices := [name for name in names if name != DURABLE]:
+        measure_offices(offices, console, results)
+    if DURABLE in names:
+        for figure in durable.measure([], console.print):
+            results.add(figure)
+    results.show()
+
+
+def measure_offices(names: list[str], console: Console, results: Results) -> None:
     settings = Settings.from_environment()
     install(settings, console)
     was_running = daemon.is_running(settings)
@@ -145,7 +159,6 @@ def main() -> None:
         root = Path(scratch) / "rootfs"
         os.system(f"cp -a --reflink=auto {current_image(settings).path}/rootfs {root}")
         floor = BareRunsc(root)
-        results = Results(console)
         with Tenure(settings) as tenure, Progress(console=console, transient=True) as progress:
             benchmarks, of_rest = (
                 Benchmarks(tenure, settings, floor),
@@ -157,7 +170,6 @@ def main() -> None:
         floor.close()
     if not was_running:
         daemon.down(settings)
-    results.show()
 
 
 class Results:
