@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import traceback
@@ -561,6 +562,7 @@ async def test_a_model_of_another_provider_goes_on_with_the_conversation_and_han
     assert [kind for kind, _ in made] == ["call", "call", "return", "return", "call", "return"]
     ids = [id for kind, id in made if kind == "call"]
     assert len(set(ids)) == 3
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id) for id in ids), "Anthropic takes no others"
     assert [id for kind, id in made if kind == "return"] == ids
     assert len(server.requests[-1].messages) > len(server.requests[-2].messages) + 2
 
