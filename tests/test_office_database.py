@@ -362,6 +362,27 @@ async def test_several_statements_are_one_transaction(shared: OfficeDatabase) ->
     assert await one(shared, "SELECT to_regclass('half')") is None
 
 
+async def test_a_statement_that_only_reads_cannot_be_made_to_write(shared: OfficeDatabase) -> None:
+    await shared.execute("create table looked_at as select 7 as n")
+    assert (await shared.execute("select n from looked_at", read_only=True)).rows == [[7]]
+    for sly in (
+        "delete from looked_at",
+        "select 1; drop table looked_at",
+        "with gone as (delete from looked_at returning n) select n from gone",
+        "set transaction read write; delete from looked_at",
+        "set transaction_read_only = off; delete from looked_at",
+        "commit; delete from looked_at",
+        "/* */ rollback; delete from looked_at",
+        "do $$ begin perform set_config('transaction_read_only', 'off', true); delete from looked_at; end $$",
+    ):
+        with pytest.raises((DatabaseError, InvalidArgument)):
+            await shared.execute(sly, read_only=True)
+    with pytest.raises(InvalidArgument):
+        await shared.execute("select 1", key="k", read_only=True)
+    assert (await shared.execute("select n from looked_at")).rows == [[7]]
+    await shared.execute("drop table looked_at")
+
+
 async def test_errors_carry_position_and_hint(shared: OfficeDatabase) -> None:
     with pytest.raises(DatabaseError) as raised:
         await shared.execute("SELECT lenght('x')")
