@@ -356,6 +356,7 @@ async def test_a_person_decides_and_meanwhile_nothing_runs(
         "permission a" if answer == "yes" else "permission r"
     )
     assert f"Answer: {answer}" in prompts(desk)[-1]
+    assert "do it now if it still has to be" in prompts(desk)[-1]
 
 
 async def test_a_yes_counts_once_and_for_that_alone(desk: Desk, program: AcpProgram) -> None:

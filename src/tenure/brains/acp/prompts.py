@@ -9,6 +9,9 @@ from tenure.brains.base import Errand, Report
 from tenure.work.failures import tail
 from tenure.work.thoughts import Purpose
 
+ALLOWED = (
+    "What was allowed may not have been done yet: look, and do it now if it still has to be. It is then granted once."
+)
 PROMPT_BYTES_MAX = 64 * 1024
 PAST_ITEMS_MAX = 40
 PAST_BYTES_MAX = 8192
@@ -61,7 +64,9 @@ def _answers(errand: Errand) -> str:
             answer = errand.answers.get(str(question["id"]))
             if answer is not None:
                 lines.append(f"- {question['text']} Answer: {answer}")
-    return "A person was asked:\n" + "\n".join(lines) if lines else ""
+    if not lines:
+        return ""
+    return "\n".join(["A person was asked:", *lines, ALLOWED])
 
 
 def _past(reports: Sequence[Report]) -> str:
