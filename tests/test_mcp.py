@@ -312,3 +312,26 @@ async def test_a_program_in_a_real_office_works_with_all_of_it(live: Live) -> No
     found = await asyncio.to_thread(lambda: agent.exec(INSIDE, env={"REQUEST": body}))
     assert f"from {agent.name}" in found.stdout, (found.stdout, found.stderr)
     await asyncio.to_thread(agent.delete)
+
+
+async def test_what_nobody_can_ask_for_any_more_is_ended_and_what_has_a_key_goes_on(live: Live) -> None:
+    agent = await asyncio.to_thread(live.agent, "left")
+    door = live.settings.doorway(agent.name) / "api.sock"
+    async with (
+        connected(door) as client,
+        httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(door))) as office,
+    ):
+        for name, meta in (("none", {}), ("keyed", {KEY_META: "k"})):
+            script = f"echo $$ > {name}.new; mv {name}.new {name}; exec sleep 600"
+            body = request("tools/call", {"name": "shell", "arguments": {"command": script}, "_meta": meta})
+            left = asyncio.create_task(office.post(URL, json=body, headers=HEADERS, timeout=None))
+            wait = f"until [ -e {name} ]; do sleep 0.05; done"
+            assert await say(client, "shell", command=wait, timeout_s=60) == (True, "")
+            left.cancel()
+            await asyncio.gather(left, return_exceptions=True)
+        ended = "while kill -0 $(cat none) 2>/dev/null; do sleep 0.05; done; kill -0 $(cat keyed) && kill $(cat keyed)"
+        assert await say(client, "shell", command=ended, timeout_s=60) == (True, "")
+        script = "echo $$ > keyed.new; mv keyed.new keyed; exec sleep 600"
+        worked, said = await say(client, "shell", key="k", command=script)
+        assert (worked, said) == (False, "[exit code 143]"), "by its key it is asked for, and not done again"
+    await asyncio.to_thread(agent.delete)
