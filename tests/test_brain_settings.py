@@ -307,7 +307,7 @@ def test_the_document_says_what_the_code_does() -> None:
         assert all(f"`{name}`" in text for name in names)
     assert f"is silent for {brain.STALL_S:g} s, or has not come to its end after {brain.REQUEST_S:g} s" in text
     assert f"({BrainSettings().context_tokens_max:,} unless set)" in text
-    options = set(re.findall(r"(--[a-z][a-z-]*)", text)) - {"--follow", "--check"}
+    options = set(re.findall(r"(--[a-z][a-z-]*)", text)) - {"--follow", "--check", "--preserve-env"}
     (shown,) = [found for line, found in reference.commands() if line == "tenure brain set"]
     assert options <= {option for parameter in shown.params for option in parameter.opts}
     assert {f"{kind}: " for kind in ("run", "sql", "file", "http")} <= set(re.findall(r"\| `([a-z]+: )", text))
