@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from pydantic import JsonValue
 
 from fixtures.live import Live
+from tenure import wire
 from tenure.brains.acp import AcpProgram, conversation
 from tenure.brains.base import Errand, Program, Report
 from tenure.brains.process import ProcessProgram
@@ -188,3 +190,45 @@ async def test_a_key_means_the_same_to_worker_and_program(sender: Sender) -> Non
     status = await sender.hands.command_status(sender.agent.name, "tell", wait_s=20)
     assert status.output == "204"
     assert (await sender.hands.signals(sender.agent.name, key)).heartbeats == 1
+
+
+def test_a_run_is_carried_by_a_program_through_a_question_and_a_kill(live: Live) -> None:
+    """All of it: the agent's settings, the worker, the journal, a person's answer, and nothing left after a cancellation."""
+    agent = live.agent("carried")
+    agent.upload(acp_agent.__file__, "acp_agent.py")
+    settings = stub(
+        [
+            ["run", "sh", "-c", "touch here; [ -e go ] || sleep 600"],
+            ["permit", "Remove it", "delete", "sh", "-c", "echo gone >> effects"],
+            ["say", "over"],
+        ]
+    )
+    brain = wire.BrainRequest(brain="acp", command=list(settings.command), env=settings.env, approve=["delete"])
+    agent.set_brain(brain)
+    run = agent.run("the goal")
+    wait_until(lambda: agent.exec("test -e here").exit_code == 0)
+    live.kill()
+    live.up()
+    agent.exec("touch go")
+    wait_until(lambda: bool(live.tenure.questions.list(agent.name)))
+    (question,) = live.tenure.questions.list(agent.name)
+    live.tenure.questions.answer(question.id, "yes")
+    wait_until(lambda: run.show().state in ("succeeded", "failed"))
+    assert run.show().state == "succeeded"
+    assert agent.exec("cat effects").stdout == "gone\n"
+
+    hanging = stub([["start", "sleep", "600"], ["hang"]])
+    agent.set_brain(brain.model_copy(update={"env": hanging.env}))
+    run = agent.run("another goal")
+    wait_until(lambda: "hangs" in agent.exec("cat .stub/log").stdout)
+    run.cancel()
+    wait_until(lambda: run.show().state == "cancelled")
+    assert agent.exec("pgrep -f [a]cp_agent.py || pgrep -x sleep || true").stdout == ""
+    agent.delete()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
