@@ -153,7 +153,7 @@ class Journal:
                     await owner.tell_parent(connection, self._run_id, outcome, said)
         return True
 
-    async def suspend(self, until: datetime, *, seen_seq: int) -> bool:
+    async def suspend(self, until: datetime, *, seen_seq: int | None = None) -> bool:
         """Gives the claim back until `until`. False, and it is kept, when the journal goes on beyond `seen_seq`: who wrote there
         found nothing that slept to be woken. Raises `LeaseLost`."""
         reach("journal.suspend.before")
