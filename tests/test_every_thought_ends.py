@@ -145,7 +145,7 @@ class World:
             await self.append(e.StepStarted(node=node.id, attempt=node.attempt + 1, key=key))
         if isinstance(node.step.effect, Work):
             minds = GivenMinds(self, self)
-            desk = Desk(hands, self.state, self.append, minds, self._spent_today)
+            desk = Desk(hands, self.state, self.append, minds, self._spent_today, lambda chore: chore.close())
             await converse(desk, node, node.step.effect, fresh=fresh)
             return
         if self.draw(True, True, True, False):

@@ -72,6 +72,26 @@ async def test_a_plan_that_makes_no_sense_is_refused_in_words(thinking: Thinking
     assert thinking.effects() == ["one"]
 
 
+async def test_planning_only_looks_whatever_the_brain_makes_up(thinking: ThinkingStage) -> None:
+    run, thinker = await thinking.carry(
+        {"plan": [shell("echo sly >> effects"), propose(script("one", "echo one >> effects"))]}
+    )
+    assert run.state == "succeeded"
+    assert thinking.effects() == ["one"]
+    (result,) = thinker.tasks[1].turns[0].results
+    assert result is not None
+    assert "not for plan" in result.output
+
+
+async def test_what_a_tool_printed_is_not_kept_in_the_office(thinking: ThinkingStage) -> None:
+    run, _ = await thinking.carry(
+        {"plan": [propose(work("one", "test -s one"))], "one": [shell("echo made > one; echo long"), done()]}
+    )
+    assert run.state == "succeeded"
+    forgotten = [call.split()[1] for call in thinking.hands.calls if call.startswith("forget_command")]
+    assert any(key.endswith(".1.t0.0") for key in forgotten), forgotten
+
+
 async def test_a_failing_script_is_mended_by_the_brain(thinking: ThinkingStage) -> None:
     run, thinker = await thinking.carry(
         {

@@ -13,8 +13,8 @@ from tenure.work.failures import Failure, FailureClass
 from tenure.work.ladder import MODEL_TRIES_EACH, Mind, Rung
 from tenure.work.plan import Check, Notify, Plan, PlanStep, Work, node_id
 from tenure.work.snapshots import StepSnapshot
-from tenure.work.talk import Talk, is_yes
-from tenure.work.thoughts import NOTHING, BrainSettings, Purpose, Question, Usage
+from tenure.work.talk import Talk, call_id, is_yes
+from tenure.work.thoughts import NOTHING, BrainSettings, CallTools, Purpose, Question, Usage
 
 ANSWERS = ("retry", "accept", "skip", "fail")
 
@@ -486,6 +486,9 @@ class RunState:
                 self._think(node, event)
             case e.CallDone():
                 node.talk.returned(event.turn, event.index, event.result)
+                thought = node.talk.turns[event.turn].thought if event.turn < len(node.talk.turns) else None
+                if thought is not None and isinstance(thought.decision, CallTools):
+                    self.unforgotten.append(f"{node.key}.{call_id(event.turn, event.index)}")
                 if node.phase is Phase.WAITING and not node.questions:
                     node.phase, node.waits_for, node.not_before = node.resume, None, None
             case e.Waiting():

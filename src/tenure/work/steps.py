@@ -45,7 +45,7 @@ class Office:
 
     @property
     def desk(self) -> working.Desk:
-        return working.Desk(self.hands, self.state, self.append, self.minds, self.spent_today)
+        return working.Desk(self.hands, self.state, self.append, self.minds, self.spent_today, self.later)
 
 
 async def attempt(office: Office, node: Node) -> None:

@@ -20,8 +20,8 @@ from pydantic import JsonValue
 from tenure.brains.base import Errand, Left, Report, StepSummary, Task
 from tenure.errors import LeaseLost
 from tenure.faultpoints import reach
+from tenure.work import effects, replan
 from tenure.work import events as e
-from tenure.work import replan
 from tenure.work.effects import Blocked, Failed, Outcome
 from tenure.work.failures import Failure, FailureClass, failure_of, tail
 from tenure.work.hands import Hands
@@ -52,6 +52,7 @@ class Desk:
     append: Append
     minds: Minds
     spent_today: Callable[[str], Awaitable[float]]
+    later: Callable[[Coroutine[Any, Any, None]], None]
 
 
 async def converse(desk: Desk, node: Node, effect: Work, *, fresh: bool) -> None:
@@ -279,6 +280,7 @@ async def _call(desk: Desk, node: Node, *, fresh: bool) -> bool:
         await desk.append(*(e.Asked(node=node.id, question=question) for question in questions))
         return False
     slots, blocked = asyncio.Semaphore(CALLS_AT_ONCE), list[Failure]()
+    barred = _barred(desk, node)
     since = desk.state.seq
 
     async def one(index: int) -> None:
@@ -292,6 +294,10 @@ async def _call(desk: Desk, node: Node, *, fresh: bool) -> bool:
             arguments=call.arguments,
             fresh=fresh,
         )
+        if call.tool in barred:
+            said = f"{call.tool} is not for {node.purpose}: it changes things. Look with the tools that you were given."
+            await desk.append(_done(node, turn, index, CallResult(ok=False, output=said)))
+            return
         async with slots:
             reach(f"call.before/{node.id}/{call.tool}")
             found = await desk.minds.tools.call(desk.hands, order)
@@ -300,12 +306,20 @@ async def _call(desk: Desk, node: Node, *, fresh: bool) -> bool:
             blocked.append(found.failure)
         else:
             await desk.append(_done(node, turn, index, found))
+            desk.later(effects.forget(desk.hands, order.agent, order.key))
 
     await _all(one(index) for index in ready)
     if blocked:
         failed = e.StepBlocked(node=node.id, attempt=node.attempt, failure=blocked[0], since_seq=since)
         await desk.append(failed)
     return not blocked
+
+
+def _barred(desk: Desk, node: Node) -> set[str]:
+    """Tools that there are, but not for what the brain is asked now: it may have made the call up."""
+    purpose = node.purpose or Purpose.WORK
+    offered = {spec.name for spec in desk.minds.tools.specs(purpose)}
+    return {spec.name for spec in desk.minds.tools.specs(Purpose.WORK)} - offered
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
