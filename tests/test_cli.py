@@ -770,6 +770,8 @@ def test_the_documents_are_those_that_the_code_writes() -> None:
 
 def test_every_error_has_a_documented_exit_code() -> None:
     for code, cls in errors.by_code().items():
+        if cls.__module__ != errors.__name__:
+            continue  # a fake's
         assert cls.exit_code in MEANINGS, code
         assert f"`{code}`" in reference.exit_codes_markdown()
 
