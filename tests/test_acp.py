@@ -183,11 +183,12 @@ def deaths() -> list[tuple[str, str, int]]:
         ("terminal/wait_for_exit", 1),
         ("terminal/output", 1),
         ("terminal/release", 1),
-        ("answer:session/prompt", 1),
     ]
     received = [("initialize", 1), ("session/new", 1), ("session/prompt", 1), ("answer", 1), ("answer", 3)]
-    return [(at, name, nth) for name, nth in sent for at in ("before", "after")] + [
-        ("before", f"got:{name}", nth) for name, nth in received
+    return [
+        *((at, name, nth) for name, nth in sent for at in ("before", "after")),
+        ("before", "answer:session/prompt", 1),  # after it we end it
+        *(("before", f"got:{name}", nth) for name, nth in received),
     ]
 
 
@@ -200,11 +201,10 @@ async def test_a_program_killed_at_any_message_fails_and_the_next_attempt_ends_t
         settings = stub(*WORK, load=number % 2 == 0, die=death)  # by turns; all of both would take twice as long
         outcome = await desk.carry(program, settings)
         assert desk.lines(".stub/died") == [f"{at} {message} {nth}"], "the fault did not fire"
-        if (at, message) != ("after", "answer:session/prompt"):  # then it had answered, and may be done
-            assert isinstance(outcome, Failed), death
-            assert outcome.failure.exit_code == 128 + signal.SIGKILL, death
-            assert outcome.failure.kind is FailureClass.COMMAND
-            outcome = await desk.carry(program, settings, attempt=2, trouble=outcome.failure.message)
+        assert isinstance(outcome, Failed), death
+        assert outcome.failure.exit_code == 128 + signal.SIGKILL, death
+        assert outcome.failure.kind is FailureClass.COMMAND
+        outcome = await desk.carry(program, settings, attempt=2, trouble=outcome.failure.message)
         assert isinstance(outcome, Done), death
         assert desk.lines("effects") == ["ran"], death
         assert (desk.home / "one.txt").read_text() == "two", death
