@@ -27,7 +27,14 @@ from tenure.setup import Image, current_image, install
 # Where the tests run in the background of a shell, Ctrl-C is ignored, and so it would be by every program that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("fixtures.database", "fixtures.workers", "fixtures.live", "fixtures.killer", "fixtures.stage", "fixtures.thinking")
+pytest_plugins = (
+    "fixtures.database",
+    "fixtures.workers",
+    "fixtures.live",
+    "fixtures.killer",
+    "fixtures.stage",
+    "fixtures.thinking",
+)
 
 DEFAULT_TEST_HOME = "/var/lib/tenure-test"
 TEST_POOL_BYTES = 20 * 1024**3

@@ -129,7 +129,7 @@ def test_a_login_shell_has_a_terminal_of_the_clients_kind_and_size(ssh: OpenSsh,
         terminal.resize(20, 60)
         terminal.type("while ! stty size | grep '20 60'; do sleep 0.1; done\r")
         terminal.expect("20 60\r\n")
-        terminal.type('sh -c "echo be\'\'gun; exec cat"\r')
+        terminal.type("sh -c \"echo be''gun; exec cat\"\r")
         terminal.expect("begun")
         terminal.type("\x03")
         terminal.type("echo in''terrupted $?\r")

@@ -290,7 +290,9 @@ def test_a_rebuild_keeps_the_work_makes_the_rest_anew_and_can_be_undone(live: Li
 
 def test_a_rebuild_installs_again_what_was_installed_through_the_egress(live: Live) -> None:
     agent = live.agent("furnished", egress=["pip", "apt"])
-    installed = "apt-get update -qq && apt-get install -y -qq hello && pip install -q --break-system-packages six==1.17.0"
+    installed = (
+        "apt-get update -qq && apt-get install -y -qq hello && pip install -q --break-system-packages six==1.17.0"
+    )
     done = agent.exec(installed, user="root", timeout_s=300)
     assert done.exit_code == 0, done.stderr
     rebuilt = agent.rebuild()
