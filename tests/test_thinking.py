@@ -7,11 +7,13 @@ from datetime import UTC, datetime, time, timedelta
 
 from fixtures.stage import step_of
 from fixtures.thinking import MODELS, ThinkingStage, check, done, propose, script, shell, work
-from fixtures.workers import at_rest
+from fixtures.workers import at_rest, until
 from tenure.brains.base import Task
 from tenure.errors import ContextTooLong, DoorClosed, ModelError, Unauthenticated
 from tenure.testing.scripted_brain import Again
+from tenure.work.hands import CommandState
 from tenure.work.journal import load
+from tenure.work.keys import effect_key
 from tenure.work.state import fold
 from tenure.work.subgoals import subgoal_id
 from tenure.work.thoughts import Ask, BrainSettings, Finish, Propose, Purpose, Say, Wait
@@ -409,3 +411,21 @@ async def test_folding_the_journal_again_gives_the_same_state(thinking: Thinking
         for record in records[cut:]:
             again.apply(record)
         assert repr(again) == repr(fold(run.id, records))
+
+
+async def test_cancel_ends_the_tool_that_runs_though_its_worker_died(thinking: ThinkingStage) -> None:
+    plan = {
+        "plan": [propose(work("one", "test -s one"))],
+        "one": [shell("echo begun > begun; sleep 600; echo late >> effects")],
+    }
+    begun = thinking.home / "begun"
+    async with thinking.working(plan):
+        run_id = await thinking.think()
+        await until(begun.exists)
+        await until(lambda: begun.read_text())
+    key = f"{effect_key(run_id, 'one', 1)}.t0.0"
+    assert (await thinking.office.command_status("analyst", key)).state is CommandState.RUNNING, "the tool died with it"
+    await thinking.runs.cancel(run_id)
+    async with thinking.working(plan):
+        assert (await at_rest(thinking.runs, run_id)).state == "cancelled"
+    assert (await thinking.office.command_status("analyst", key)).state is not CommandState.RUNNING

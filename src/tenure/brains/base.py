@@ -140,3 +140,7 @@ class Program(Protocol):
         """Runs to its end, or finds the one that runs and waits for that. Raises only `LeaseLost`. Cancelled (the worker ends,
         the run is cancelled), it leaves nothing behind that acts."""
         ...
+
+    async def halt(self, errand: Errand) -> None:
+        """Ends whatever still runs of an attempt whose worker died, when nobody will carry it on. Raises what `Hands` raises."""
+        ...

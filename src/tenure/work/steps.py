@@ -75,7 +75,7 @@ async def attempt(office: Office, node: Node) -> None:
         return
     outcome = await _outcome(office, node, effect, env, fresh=fresh)
     await _write_outcome(office, node, outcome, since)
-    if isinstance(effect, RunScript) and not isinstance(outcome, Blocked):
+    if isinstance(effect, RunScript | Work) and not isinstance(outcome, Blocked | Asks):
         office.later(effects.forget(office.hands, state.agent, node.key))
 
 
@@ -302,6 +302,13 @@ async def halt(office: Office, commands: tuple[tuple[str, str], ...]) -> None:
     """Ends what still runs of a cancelled run. An office that does not answer does not keep the run from being cancelled."""
     for node_id, key in commands:
         node = office.state.nodes[node_id]
+        if isinstance(node.step.effect, Work):
+            try:
+                await working.halt(office.desk, node, node.step.effect)
+            except LeaseLost:
+                raise
+            except Exception:  # noqa: BLE001 - see above
+                continue
         for running in (key, node.rung_key):
             if not running or (running == key and node.step.effect.kind != "run"):
                 continue

@@ -24,7 +24,7 @@ from tenure.work import effects, replan
 from tenure.work import events as e
 from tenure.work.effects import Blocked, Failed, Outcome
 from tenure.work.failures import Failure, FailureClass, failure_of, tail
-from tenure.work.hands import Hands
+from tenure.work.hands import CommandState, Hands
 from tenure.work.keys import effect_key
 from tenure.work.minds import Minds
 from tenure.work.plan import Work
@@ -352,13 +352,37 @@ def _leave(state: RunState, node: Node, turn: int, index: int, decision: CallToo
 # --- programs ------------------------------------------------------------------------------------------------------------
 async def errand(desk: Desk, node: Node, effect: Work, env: dict[str, str], *, fresh: bool) -> Outcome:
     """Sends the run's program on its errand. Raises only `LeaseLost`."""
+    assert desk.state.settings is not None
+    try:
+        return await desk.minds.program(desk.state.settings).carry(_errand_of(desk, node, effect, env, fresh=fresh))
+    except LeaseLost:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the ladder has to hear of it
+        return Failed(failure_of(error))
+
+
+async def halt(desk: Desk, node: Node, effect: Work) -> None:
+    """Ends what still runs of the node's attempt, when the run is cancelled. Raises what `Hands` raises."""
+    if desk.state.settings is None:
+        return
+    if not desk.state.mind.thinks:
+        await desk.minds.program(desk.state.settings).halt(_errand_of(desk, node, effect, {}, fresh=False))
+        return
+    turn = len(node.talk.turns) - 1
+    for index in node.talk.pending:
+        key = f"{node.key}.{call_id(turn, index)}"
+        if (await desk.hands.command_status(desk.state.agent, key)).state is CommandState.RUNNING:
+            await desk.hands.stop_command(desk.state.agent, key)
+
+
+def _errand_of(desk: Desk, node: Node, effect: Work, env: dict[str, str], *, fresh: bool) -> Errand:
     state = desk.state
     assert state.settings is not None
 
     async def report(what: str, data: JsonValue) -> None:
         await desk.append(e.Reported(node=node.id, attempt=node.attempt, what=what, data=data))
 
-    sent = Errand(
+    return Errand(
         hands=desk.hands,
         run_id=state.run_id,
         agent=state.agent,
@@ -377,9 +401,3 @@ async def errand(desk: Desk, node: Node, effect: Work, env: dict[str, str], *, f
         answers=dict(node.answers),
         report=report,
     )
-    try:
-        return await desk.minds.program(state.settings).carry(sent)
-    except LeaseLost:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the ladder has to hear of it
-        return Failed(failure_of(error))
