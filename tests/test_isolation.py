@@ -24,6 +24,7 @@ from tenure.settings import Settings
 from tenure.setup import Image
 from tenure.testing.office_probe import OfficeProbe
 from tenure.testing.sandbox_conformance import SandboxBench
+from tenure.testing.volume_conformance import COUNT_LOST_MAX
 
 MIB = 1024**2
 LIMITS = SandboxLimits(cpus=1.0, memory_bytes=512 * MIB, processes_max=64)
@@ -128,12 +129,17 @@ async def test_forking_without_end_harms_nobody_else(pair: Pair, uid: int | None
 async def test_filling_its_disk_harms_nobody_else(pair: Pair) -> None:
     volumes = BtrfsDriver()
     volume = pair.bad.spec.root.parent
-    await asyncio.to_thread(os.sync)
-    used_bytes = (await volumes.usage(volume)).used_bytes
-    await volumes.set_limit(volume, used_bytes + 64 * MIB)
-    fill = pair.bad.run("head -c 1000000000 /dev/zero > /root/big; echo more > /root/more", uid=None)
-    await pair.neighbour_answers_during(fill)
-    answer = await pair.bad.run("wc -c < /root/big; head -c 1000000 /dev/zero > /root/last")
+    for _ in range(COUNT_LOST_MAX):
+        await asyncio.to_thread(os.sync)
+        used_bytes = (await volumes.usage(volume)).used_bytes
+        await volumes.set_limit(volume, used_bytes + 64 * MIB)
+        fill = pair.bad.run("head -c 1000000000 /dev/zero > /root/big; echo more > /root/more", uid=None)
+        await pair.neighbour_answers_during(fill)
+        answer = await pair.bad.run("wc -c < /root/big; head -c 1000000 /dev/zero > /root/last")
+        # As a server does: for what others delete in the same pool, the kernel may lose count, and with it the limit.
+        if not await volumes.keep_limits(volume):
+            break
+        await pair.bad.run("rm -f /root/big /root/more /root/last")
     assert "quota" in answer.output.lower()
     assert 32 * MIB < int(answer.output.split()[0]) <= 64 * MIB
     assert await pair.neighbour.output("head -c 100000000 /dev/zero > /root/big && wc -c < /root/big") == "100000000"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.errands import AGENT, Desk, settings_of, with_lease_lost
+from fixtures.errands import AGENT, TELL, Desk, settings_of, with_lease_lost
 from tenure.brains.base import REPORTS_MAX
 from tenure.brains.errands import DOUBLED_MAX, REPORTS_PER_SPACING, Reporting, spacing_s
 from tenure.brains.process import ASK_EXIT_CODE, ProcessProgram
@@ -30,11 +30,6 @@ from tenure.work.thoughts import Purpose
 pytest_plugins = ("fixtures.desks",)
 
 LOOK_S = 0.02
-TELL = """
-keep() { curl -sf -X PUT -H 'content-type: application/json' -d "$1" "$TENURE_CHECKPOINT_URL"; }
-kept() { curl -sf "$TENURE_CHECKPOINT_URL"; }
-tell() { curl -sf -X POST -H 'content-type: application/json' -d "$2" "$TENURE_WORK_URL/$1"; }
-"""
 COUNTING = """
 echo start >> starts
 begin=$(kept || echo 0)

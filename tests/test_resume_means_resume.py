@@ -18,7 +18,18 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.resuming import EFFECTS, OUTSIDE, Came, Case, Crashing, ModelCase, PlaybookCase, ScriptedCase
+from fixtures.resuming import (
+    EFFECTS,
+    OUTSIDE,
+    AcpCase,
+    Came,
+    Case,
+    Crashing,
+    ModelCase,
+    PlaybookCase,
+    ProcessCase,
+    ScriptedCase,
+)
 from fixtures.stage import words_of
 from fixtures.workers import WorkerPool, at_rest, until
 from tenure import wire
@@ -29,7 +40,16 @@ from tenure.work import events as e
 from tenure.work.decide import decide
 from tenure.work.state import fold
 
-CASES: dict[str, Case] = {case.name: case for case in (PlaybookCase(points=10), ScriptedCase(), ModelCase(points=10))}
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        PlaybookCase(points=10),
+        ScriptedCase(),
+        ModelCase(points=10),
+        ProcessCase(points=10),
+        AcpCase(points=14),
+    )
+}
 DEATHS_MAX = 4
 """Of workers of one run."""
 ALWAYS = ("effect.snapshot", "journal.append.before/parked", "journal.append.before/snapshot")
@@ -39,7 +59,7 @@ LANES = 3
 RACERS = 8
 FORKED_AT = "one"
 BROKEN_SHOWN_MAX = 5
-POINTS_MIN = {"playbook": 40, "scripted": 120, "pydantic_ai": 100}
+POINTS_MIN = {"playbook": 40, "scripted": 120, "pydantic_ai": 100, "process": 60, "acp": 150}
 """The references reach more; fewer mean that points were lost, and with them these tests' meaning."""
 
 Rig = Callable[[], Awaitable[Crashing]]
@@ -134,7 +154,7 @@ def test_prefix_continuation(case: Case, sweep: Sweep) -> None:
     """A resumed run goes on behind what its journal had when the worker died: that stays as it is, entry for entry; no attempt is
     begun twice and no thought that the journal has is asked for again. And each thought is asked for with the whole
     conversation before it, as in the undisturbed run: nothing of it is replayed, nothing left out."""
-    assert bool(sweep.reference.thoughts) == (case.name != "playbook"), "the log of thoughts is not written"
+    assert bool(sweep.reference.thoughts) == case.thinks, "the log of thoughts is not written"
     for came in sweep.crashes:
         at = came.killed_at
         asked = times(came.thoughts)
@@ -188,8 +208,7 @@ async def the_lost_effect(case: Case, rig: Crashing) -> None:
     run = await at_rest(rig.runs, run_id)
     await heir.end()
     came = await rig.came(run)
-    lost = [*came.of(e.StepUnverified), *(event for event in came.of(e.CallDone) if event.result.unverified)]
-    assert len(lost) == 1, "nobody was told that it is not known"
+    assert case.told_lost(came) == 1, "nobody was told that it is not known"
     assert came.effects["one"] == 1, "it was repeated without anybody knowing whether it happened"
 
 
@@ -216,7 +235,8 @@ async def test_fork_determinism(case: Case, new_rig: Rig) -> None:
     for forked in forks:
         at = forked.killed_at
         (cut,) = [record.seq for record in forked.records if isinstance(record.event, e.Forked)]
-        assert forked.told(after=cut) == origin.told(after=success.seq), at
+        assert case.told(forked, after=cut) == case.told(origin, after=success.seq), at
+        assert forked.deaths or case.reported(forked, after=cut) == case.reported(origin, after=success.seq)
         assert forked.effects == origin.effects, at
         assert forked.outside == origin.outside - Counter(["one"]), f"{at}: what was done before was done again"
         assert not [line for line in forked.thoughts if line.startswith(("plan ", "one "))], at
@@ -231,8 +251,10 @@ async def test_checkpoint_validity(case: Case, sweep: Sweep, new_rig: Rig) -> No
     state. A snapshot that the journal names is there, holds what the journal says was done by then and nothing that came later,
     and there is no other one. Going back to it, however often the worker dies at that, brings back just that moment, once."""
     (reference,) = sweep.reference.snapshots.values()
+    case.check_begun(sweep.reference)
     for came in sweep.crashes:
         at = came.killed_at
+        case.check_begun(came)
         named = [event.snapshot for event in came.of(e.SnapshotTaken)]
         assert sorted(named) == sorted(came.snapshots), f"{at}: a snapshot was lost, or taken twice"
         assert list(came.snapshots.values()) == [reference], f"{at}: half of what was done, or more"
@@ -254,6 +276,7 @@ async def going_back(rig: Crashing) -> None:
     for came in [reference, *crashes]:
         at = came.killed_at
         assert came.run.state == wire.RunState.SUCCEEDED, f"{at}: {came.run.question}"
+        rig.case.check_begun(came)
         (restored,) = came.of(e.OfficeRestored)
         assert came.snapshots[restored.snapshot] == Counter(["one"]), at
         assert came.snapshots[restored.before] == Counter(["one", "spoil-1"]), f"{at}: the evidence is gone"
@@ -269,7 +292,7 @@ async def test_consume_once(case: Case, sweep: Sweep, new_rig: Rig) -> None:
     many workers one takes the run; what was asked for happens once. A crash at any point between the answer and what it allows
     neither loses the answer nor uses it twice, and nobody is asked again."""
     for came in sweep.crashes:
-        assert came.kinds[case.answered] == case.questions, f"{came.killed_at}: asked, or answered, once more"
+        case.check_consumed(came)
     rig = await new_rig()
     rig.hands.add_agent("parked")
     run_id = await case.begin(rig.runs, "parked", "everything")
@@ -292,7 +315,7 @@ async def test_consume_once(case: Case, sweep: Sweep, new_rig: Rig) -> None:
     came = await rig.came(run)
     assert came.run.state == wire.RunState.SUCCEEDED
     assert (came.effects, came.outside, came.rows) == (EFFECTS, OUTSIDE, [[1]])
-    assert came.kinds[case.answered] == case.questions
+    case.check_consumed(came)
     assert came.kinds["run_claimed"] == 1 + case.questions, "two workers took it"
 
 
@@ -303,7 +326,7 @@ async def test_recovery_determinism(case: Case, sweep: Sweep, new_rig: Rig) -> N
     for who carried it and when, what the undisturbed one tells; also when the second worker dies, and the third."""
     reference = sweep.reference
     for came in sweep.crashes:
-        assert came.told() == reference.told(), f"{came.killed_at}: it went another way"
+        assert case.told(came) == case.told(reference), f"{came.killed_at}: it went another way"
     now = datetime.now(UTC)
     for record in reference.records:
         one, other = (fold(reference.run.id, reference.records[: record.seq]) for _ in range(2))
@@ -316,5 +339,5 @@ async def test_recovery_determinism(case: Case, sweep: Sweep, new_rig: Rig) -> N
     for number, offset in enumerate((0, 1)):
         at = spread(named[1 + offset :], 5)
         came = await rig.killed(f"again{number}", "everything", *at[:-1])
-        assert came.told() == reference.told(), f"{at}: it went another way"
+        assert case.told(came) == case.told(reference), f"{at}: it went another way"
         assert (came.effects, came.outside) == (EFFECTS, OUTSIDE), at

@@ -2,7 +2,9 @@
 
 What it does is scripted by the environment variable `TENURE_STUB`, JSON:
 
-    actions    list of lists, done one after another in answer to a prompt; see `ACTIONS` below
+    actions    list of lists, done one after another in answer to a prompt: a method of `Agent`, and its arguments; or a
+               mapping of such lists by `STEP.ATTEMPT`
+    concludes  what it says at the end of each prompt
     load       whether sessions can be loaded (default true); they are kept in `./.stub`
     mcp        whether it says that it takes MCP servers over HTTP
     login      asks for a login instead of a session
@@ -11,8 +13,8 @@ What it does is scripted by the environment variable `TENURE_STUB`, JSON:
 
 A message is named by its method, the answer to one `answer:METHOD`; those that it receives are `got:METHOD`. Everything that
 it does is a line of `./.stub/log`, and a death one of `./.stub/died`. Each action has a number; a loaded session goes on with
-the first one that is not done. A new session begins with the first action, but looks first: what its `looks` say to be there
-is not done again.
+the first one that is not done, a new one begins with the first. It repeats blindly what it may have done before, but for what
+is to be done `once`, when it was told that it was interrupted: then it looks.
 """
 
 import json
@@ -107,6 +109,7 @@ class Agent:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.session = ""
+        self.interrupted = False
 
     def update(self, what: str, **fields: Any) -> None:
         update = {"sessionUpdate": what, **fields}
@@ -162,6 +165,15 @@ class Agent:
         if outcome.get("optionId") == "a" and words:
             self.run(*words)
 
+    def once(self, file: str, word: str, *action: str) -> None:
+        """An action that leaves `word` in `file`."""
+        if self.interrupted and os.path.exists(file):
+            with open(file) as opened:
+                if word in opened.read().split():
+                    note("log", f"found {word}")
+                    return
+        getattr(self, action[0])(*action[1:])
+
     def usage(self, used: int, cost: float) -> None:
         self.update("usage_update", used=used, size=1000, cost={"amount": cost, "currency": "USD"})
 
@@ -212,11 +224,13 @@ class Agent:
         return f"done-{self.session}"
 
     def prompt(self, request: Any) -> None:
-        note("prompts", json.dumps(request["params"]["prompt"][0]["text"]))
+        text = request["params"]["prompt"][0]["text"]
+        note("prompts", json.dumps(text))
+        self.interrupted = "You were interrupted" in text
         done = len(lines(self.done_file()))
         reason = "end_turn"
         try:
-            for action in STUB.get("actions", [])[done:]:
+            for action in actions()[done:]:
                 name = "try_" if action[0] == "try" else str(action[0])
                 getattr(self, name)(*action[1:])
                 note(self.done_file(), action[0])
@@ -225,6 +239,8 @@ class Agent:
         except Cancelled:
             reason = "cancelled"
             note("log", "cancelled")
+        if reason == "end_turn" and "concludes" in STUB:
+            self.say(STUB["concludes"])
         usage = {"totalTokens": 30, "inputTokens": 20, "outputTokens": 10}
         self.wire.answer(request, {"stopReason": reason, "usage": usage})
 
@@ -248,7 +264,8 @@ class Agent:
                 self.wire.answer(request, {"sessionId": self.session})
             elif method == "session/load":
                 self.session = str(params["sessionId"])
-                if STUB.get("forgets"):
+                known = [f"session-{n + 1}" for n in range(len(lines("sessions")))]
+                if STUB.get("forgets") or self.session not in known:
                     self.wire.answer(request, error={"code": -32002, "message": "Resource not found"})
                     continue
                 note("log", f"loaded {self.session}")
@@ -258,6 +275,11 @@ class Agent:
                 self.prompt(request)
             elif "id" in request:
                 self.wire.answer(request, error={"code": -32601, "message": "Method not found"})
+
+
+def actions() -> list[list[Any]]:
+    given = STUB.get("actions", [])
+    return given if isinstance(given, list) else given["{TENURE_STEP}.{TENURE_ATTEMPT}".format(**os.environ)]
 
 
 def end(*_: object) -> None:

@@ -54,8 +54,9 @@ _RUNNER = Path(__file__).with_name("fake_command.py")
 class FakeHands(Hands):
     """Every agent that has a directory below `root` exists; `add_agent` makes one. Several processes may share a root."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, signals_url: str | None = None) -> None:
+        """`signals_url`: where programs tell of themselves, of another one that serves this root and outlives this one."""
+        self._root, self._signals_url = root, signals_url
         self._signals = FileSignals(root)
         self._server: SignalServer | None = None
         self.programs: list[FakeProgram] = []
@@ -185,7 +186,10 @@ class FakeHands(Hands):
         return {"PATH": os.environ["PATH"], "HOME": home, "USER": user, "TENURE_URL": f"{self.serve()}/{agent}"}
 
     def serve(self) -> str:
-        """The address at which programs tell of themselves. It is of this process, and of those forked from it after this."""
+        """The address at which programs tell of themselves. Unless it was given, it is of this process, and of those forked from
+        it after this."""
+        if self._signals_url is not None:
+            return self._signals_url
         if self._server is None:
             self._server = SignalServer(self._signals)
         return self._server.url

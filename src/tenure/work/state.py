@@ -92,7 +92,8 @@ class Node:
     """The run for whose end it waits."""
     trouble: str = ""
     """What the attempt before came to, for a program."""
-    reports: list[e.Reported] = field(default_factory=list[e.Reported])
+    reports: list[tuple[int, e.Reported]] = field(default_factory=list[tuple[int, e.Reported]])
+    """With the `seq` of each, in order: of its attempts, but for what a restore undid."""
     usage: Usage = NOTHING
     """Of all its attempts."""
 
@@ -277,7 +278,7 @@ class RunState:
         for one in self.snapshots:
             one.is_current = one.is_current and one.seq < event.to_seq  # so the next restore goes back further
         for name in event.undone:
-            self._undo(self.nodes[name])
+            self._undo(self.nodes[name], event.to_seq)
         for step_id, expanded_seq in list(self.expanded.items()):
             if expanded_seq > event.to_seq:  # the query may give other values now
                 del self.expanded[step_id]
@@ -311,7 +312,9 @@ class RunState:
         assert self.plan is not None
         return next(step for step in self.plan.steps if step.id == step_id)
 
-    def _undo(self, node: Node) -> None:
+    def _undo(self, node: Node, to_seq: int) -> None:
+        # What a program told later, it told of an office that is gone: it must not go on from there.
+        node.reports = [(seq, report) for seq, report in node.reports if seq <= to_seq]
         if node.phase.over:
             node.spent.clear()  # it had come through
         elif isinstance(node.step.effect, Notify):
@@ -499,7 +502,7 @@ class RunState:
             case e.Asked():
                 self._ask(node, event.question)
             case e.Reported():
-                node.reports.append(event)
+                node.reports.append((record.seq, event))
             case e.SnapshotTaken():
                 taken = StepSnapshot(event.snapshot, node.id, event.attempt, event.before, event.verified, event.at_seq)
                 self.snapshots = sorted([*self.snapshots, taken], key=lambda one: one.seq)

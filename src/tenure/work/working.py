@@ -396,7 +396,7 @@ def _errand_of(desk: Desk, node: Node, effect: Work, env: dict[str, str], *, fre
         env=env,
         timeout_s=node.step.timeout_s,
         fresh=fresh,
-        reports=tuple(Report(one.what, one.data) for one in node.reports),
+        reports=tuple(Report(one.what, one.data) for _, one in node.reports),
         trouble=node.trouble,
         answers=dict(node.answers),
         report=report,

@@ -51,24 +51,41 @@ static int is_there(int conn) {
     return poll(&p, 1, 0) <= 0 || !(p.revents & POLLOUT) || !send_in_place(conn, '1', room, 0);
 }
 
-static int attached;
+static int attached, telling; /* `telling`: those of `attached` whose end the server is being told */
+static pthread_mutex_t attached_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t attached_changed;
 
+void init_attached(void) { init_cond(&attached_changed); }
+
+static void count(int commands, int ends) {
+    pthread_mutex_lock(&attached_lock);
+    attached += commands, telling += ends;
+    pthread_cond_broadcast(&attached_changed);
+    pthread_mutex_unlock(&attached_lock);
+}
+
+/* The server may know that a command has ended before we have put it away, and ask at once: so those are waited for. */
 size_t list_attached(char *at, size_t room) {
-    int n = __atomic_load_n(&attached, __ATOMIC_SEQ_CST);
+    pthread_mutex_lock(&attached_lock);
+    for (int64_t until = now_ms() + DRAIN_MS; attached && attached == telling && now_ms() < until;)
+        wait_cond(&attached_changed, &attached_lock, until - now_ms());
+    int n = attached;
+    pthread_mutex_unlock(&attached_lock);
     return n ? add_line(at, room, "commands %d", n) : 0;
 }
 
-static int attend(int conn, struct request *r);
+static int attend(int conn, struct request *r, int *ends);
 
 void run_attached(int conn, struct request *r) {
-    __atomic_add_fetch(&attached, 1, __ATOMIC_SEQ_CST);
-    int told = attend(conn, r);
-    __atomic_sub_fetch(&attached, 1, __ATOMIC_SEQ_CST);
+    int ends = 0;
+    count(1, 0);
+    int told = attend(conn, r, &ends);
+    count(-1, -ends);
     if (told) wait_until_closed(conn);
 }
 
-/* Whether the server was told how the command ended. */
-static int attend(int conn, struct request *r) {
+/* Whether the server was told how the command ended. `ends` is what was added to `telling`. */
+static int attend(int conn, struct request *r, int *ends) {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slave = -1;
     char why[400] = "setup: no descriptors left in the office";
     struct child *c = NULL;
@@ -80,6 +97,7 @@ static int attend(int conn, struct request *r) {
     close(in[0]), close(out[1]), close(err[1]), close(slave);
     int to = r->tty ? master : in[1], from1 = r->tty ? master : out[0], from2 = r->tty ? -1 : err[0];
     if (!c) {
+        count(0, *ends = 1);
         send_text(conn, '!', "%s", why);
         close(to), close(from1), close(from2);
         return 0;
@@ -164,6 +182,7 @@ static int attend(int conn, struct request *r) {
             }
             if (k < 0) gone = 1;
         }
+        count(0, *ends = 1);
         told = !gone && !send_text(conn, 'x', "%d %d", exit_code(c->status), timed_out);
         if (timed_out) kill_group(c->pid, SIGKILL);
     } else {

@@ -32,6 +32,7 @@ int main(int argc, char **argv) {
     umask(022);
     mallopt(M_ARENA_MAX, 1); /* an arena per thread would reserve more address space than a small office may have */
     init_threads();
+    init_attached();
     init_jobs();
     init_lines();
     for (int i = 1; i + 1 < argc; i += 2) {

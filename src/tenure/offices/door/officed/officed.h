@@ -114,6 +114,7 @@ int children_run(void);
 void run_attached(int conn, struct request *r);
 size_t list_attached(char *at, size_t room);
 size_t list_jobs(char *at, size_t room);
+void init_attached(void);
 void init_jobs(void);
 int start_job(int conn, struct request *r);
 int send_status(int conn, struct request *r);
