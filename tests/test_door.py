@@ -289,6 +289,13 @@ async def test_a_drained_office_holds_no_connection_until_the_door_opens_again(b
     await all_dialled(bench)
 
 
+async def test_a_command_that_is_known_to_have_ended_is_in_no_drains_way(bench: Bench) -> None:
+    for n in range(200):
+        assert (await bench.run(f"echo {n}"))[0] == 0
+        assert await bench.door.drain() == Drained(done=True)
+        await bench.door.open()
+
+
 async def test_a_drain_is_refused_while_commands_or_jobs_run(bench: Bench) -> None:
     session = await bench.door.attach(("sleep", "100"), env={}, user="root")
     assert await bench.door.drain() == Drained(done=False, commands=1)
