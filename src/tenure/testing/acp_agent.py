@@ -278,8 +278,9 @@ class Agent:
 
 
 def actions() -> list[list[Any]]:
-    given = STUB.get("actions", [])
-    return given if isinstance(given, list) else given["{TENURE_STEP}.{TENURE_ATTEMPT}".format(**os.environ)]
+    if isinstance(STUB.get("actions"), dict):
+        return STUB["actions"]["{TENURE_STEP}.{TENURE_ATTEMPT}".format(**os.environ)]
+    return STUB.get("actions", [])
 
 
 def end(*_: object) -> None:
