@@ -41,6 +41,8 @@ lock:
 	uv pip compile benchmarks/requirements.in --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--output-file benchmarks/requirements.lock
+	uv pip compile tests/clients.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file tests/clients.lock
 
 # Unmounts and deletes what tests have made (image included).
 clean-test:

@@ -44,6 +44,8 @@ class Resource:
     kind: str
     owner: str = ""
     name: str = ""
+    granted: frozenset[str] = frozenset()
+    """What whoever asks may do with it though it is not theirs (`tenure.identity.grants`)."""
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.kind, self.owner, self.name) if part)
@@ -73,7 +75,9 @@ def is_allowed(principal: Principal, action: str, resource: Resource) -> bool:
     """The decision itself. Pure."""
     if principal.kind in (PrincipalKind.OWNER, PrincipalKind.WORKER):
         return True
-    return action in OFFICE_ACTIONS and principal.name != "" and resource.owner == principal.name
+    if principal.name == "":
+        return False
+    return action in resource.granted or (action in OFFICE_ACTIONS and resource.owner == principal.name)
 
 
 def authorize(principal: Principal, action: str, resource: Resource) -> None:
@@ -81,5 +85,5 @@ def authorize(principal: Principal, action: str, resource: Resource) -> None:
     if not is_allowed(principal, action, resource):
         raise Forbidden(
             f"{principal} may not {action} on {resource}.",
-            hint="An office may use only its own database, objects, messages and runs.",
+            hint="An office may use only its own database, objects, messages and runs, and what the owner granted it.",
         )
