@@ -136,6 +136,11 @@ class Settings:
         return self.pool_dir / "snapshots"
 
     @cached_property
+    def shared_dir(self) -> Path:
+        """Volumes of shared databases, with their snapshots."""
+        return self.pool_dir / "shared"
+
+    @cached_property
     def memory_dir(self) -> Path:
         """Memory images of hibernated offices."""
         return self.pool_dir / "memory"

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tenure.data import effects
 from tenure.data.office_server import OfficeServer
@@ -54,69 +54,19 @@ OFFICE_ENVIRONMENT = {
 """With these in the office, `psql` connects without arguments, and without asking for an encryption that is not there."""
 
 
-class OfficeDatabase:
-    """The database of one agent. One per office and server process. See `OfficeServer` for `grant_room`, `before_start` and
-    `on_failure`."""
+class StatementServer(Protocol):
+    """What statements are run by: an `OfficeServer`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        agent: str,
-        volume: Path,
-        uid: int,
-        *,
-        grant_room: Callable[[int], Awaitable[None]] | None = None,
-        use: Use | None = None,
-        before_start: Callable[[], Awaitable[None]] | None = None,
-        on_failure: Callable[[TenureError], None] | None = None,
-    ) -> None:
-        self.agent = agent
-        self._server = OfficeServer(settings, agent, volume, uid, grant_room, before_start, on_failure)
-        self._use = Use() if use is None else use
-        self._opened = 0
-        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count, use=self._use)
+    async def connect(self, timeout_s: float, role: str | None = None) -> Connection: ...
+    async def relieve(self) -> None: ...
 
-    # --- life -----------------------------------------------------------------------------------------------------
-    @property
-    def log_file(self) -> Path:
-        """PostgreSQL's log, on the host."""
-        return self._server.cluster.log_file
 
-    @property
-    def connections(self) -> int:
-        """Connections from inside the office now."""
-        return self._pump.connections
+class Statements:
+    """Runs statements for who is not inside an office. As `role`, or the server's own when it is None."""
 
-    async def state(self) -> ClusterState:
-        return ClusterState.RUNNING if await self._server.cluster.is_running() else ClusterState.STOPPED
+    def __init__(self, server: StatementServer, log_file: Path, use: Use, role: str | None = None) -> None:
+        self._by, self._log, self._use, self._role = server, log_file, use, role
 
-    async def serve(self, path: Path) -> None:
-        """Listens at `path`, the doorway's `db.sock`; the server behind is started by the first connection."""
-        await self._pump.serve(path)
-
-    async def ensure_started(self) -> None:
-        """Returns when PostgreSQL accepts connections. Callers at the same time share one start, which goes on when they
-        are cancelled. Raises `DiskFull` when the office's disk has no room for it to start, `InternalError`."""
-        await self._server.ensure_started()
-
-    async def stop(self) -> None:
-        """Stops PostgreSQL, disconnecting everyone; the next connection starts it again. Idempotent."""
-        await self._server.stop()
-
-    def at_rest(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """A block in which PostgreSQL is stopped and nobody can start it, for work on its files."""
-        return self._server.at_rest()
-
-    async def close(self) -> None:
-        """Stops listening and breaks the office's connections; PostgreSQL runs on (it may be adopted). Idempotent."""
-        await self._pump.close()
-
-    def _count(self) -> None:
-        self._opened += 1
-        if self._opened % TRIM_LOG_EVERY == 0:
-            trim_log(self.log_file)
-
-    # --- statements -------------------------------------------------------------------------------------------------
     async def execute(
         self,
         statement: str,
@@ -178,16 +128,16 @@ class OfficeDatabase:
         self, statement: str, key: str | None, rows_max: int, timeout_s: float, *, read_only: bool = False
     ) -> SqlResult:
         """As `_once` or `_looked_up`; a server that died of a full disk is reported as that."""
-        offset = log_size(self.log_file)
+        offset = log_size(self._log)
         try:
             if read_only:
                 return await self._looked_up(statement, rows_max, timeout_s)
             return await self._once(statement, key, rows_max, timeout_s)
         except DiskFull:
-            await self._server.relieve()
+            await self._by.relieve()
             raise
         except ConnectionLost as error:
-            if says_disk_full(log_since(self.log_file, offset)):
+            if says_disk_full(log_since(self._log, offset)):
                 raise DiskFull("The office's disk is full: its database stopped, and the statement with it.") from error
             raise
 
@@ -221,7 +171,7 @@ class OfficeDatabase:
         """A connection as the agent, whose statements the server ends after `timeout_s`. The office is in use meanwhile, the
         start of a server that is down included."""
         with self._use.during():
-            connection = await self._server.connect(timeout_s)
+            connection = await self._by.connect(timeout_s, self._role)
             try:
                 yield connection
             except (CommandTimeout, asyncio.CancelledError):
@@ -233,6 +183,69 @@ class OfficeDatabase:
                 raise
             finally:
                 connection.close()
+
+
+class OfficeDatabase(Statements):
+    """The database of one agent. One per office and server process. See `OfficeServer` for `grant_room`, `before_start` and
+    `on_failure`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        agent: str,
+        volume: Path,
+        uid: int,
+        *,
+        grant_room: Callable[[int], Awaitable[None]] | None = None,
+        use: Use | None = None,
+        before_start: Callable[[], Awaitable[None]] | None = None,
+        on_failure: Callable[[TenureError], None] | None = None,
+    ) -> None:
+        self.agent = agent
+        self._server = OfficeServer(settings, agent, volume, uid, grant_room, before_start, on_failure)
+        super().__init__(self._server, self._server.cluster.log_file, Use() if use is None else use)
+        self._opened = 0
+        self._pump = Pump(self._server.cluster.socket, self.ensure_started, on_open=self._count, use=self._use)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+    @property
+    def log_file(self) -> Path:
+        """PostgreSQL's log, on the host."""
+        return self._server.cluster.log_file
+
+    @property
+    def connections(self) -> int:
+        """Connections from inside the office now."""
+        return self._pump.connections
+
+    async def state(self) -> ClusterState:
+        return ClusterState.RUNNING if await self._server.cluster.is_running() else ClusterState.STOPPED
+
+    async def serve(self, path: Path) -> None:
+        """Listens at `path`, the doorway's `db.sock`; the server behind is started by the first connection."""
+        await self._pump.serve(path)
+
+    async def ensure_started(self) -> None:
+        """Returns when PostgreSQL accepts connections. Callers at the same time share one start, which goes on when they
+        are cancelled. Raises `DiskFull` when the office's disk has no room for it to start, `InternalError`."""
+        await self._server.ensure_started()
+
+    async def stop(self) -> None:
+        """Stops PostgreSQL, disconnecting everyone; the next connection starts it again. Idempotent."""
+        await self._server.stop()
+
+    def at_rest(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """A block in which PostgreSQL is stopped and nobody can start it, for work on its files."""
+        return self._server.at_rest()
+
+    async def close(self) -> None:
+        """Stops listening and breaks the office's connections; PostgreSQL runs on (it may be adopted). Idempotent."""
+        await self._pump.close()
+
+    def _count(self) -> None:
+        self._opened += 1
+        if self._opened % TRIM_LOG_EVERY == 0:
+            trim_log(self.log_file)
 
 
 def _shape(result: Result) -> SqlResult:

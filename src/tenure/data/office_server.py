@@ -66,7 +66,12 @@ class OfficeServer:
         grant_room: Callable[[int], Awaitable[None]] | None = None,
         before_start: Callable[[], Awaitable[None]] | None = None,
         on_failure: Callable[[TenureError], None] | None = None,
+        *,
+        cluster: Cluster | None = None,
+        role: str = AGENT_ROLE,
+        database: str = AGENT_DATABASE,
     ) -> None:
+        """`cluster` is for a server that is no office's; `role` and `database` are what `connect` connects as and to."""
         self._before_start, self._on_failure = before_start, on_failure
         self._settings = settings
         self._volume = volume
@@ -75,8 +80,9 @@ class OfficeServer:
         self._relieved_at = -RELIEF_EVERY_S
         self._starting: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self._role, self._database = role, database
         # Not from `ensure_tree`, which may copy: that happens at the start.
-        self.cluster = Cluster(
+        self.cluster = cluster or Cluster(
             tree=PostgresTree(settings.postgres_tree),
             data_dir=volume / "postgres",
             socket_dir=settings.run_dir / "pg" / agent,
@@ -97,22 +103,29 @@ class OfficeServer:
     async def stop(self) -> None:
         """Stops PostgreSQL, disconnecting everyone. Idempotent."""
         async with self._lock:
-            await self.cluster.stop()
+            await self._stop()
+
+    async def _stop(self) -> None:
+        """With the lock held."""
+        await self.cluster.stop()
+
+    async def _started(self) -> None:
+        """It runs, started or adopted just now; the lock is held, and whoever waits for the start still waits."""
 
     @contextlib.asynccontextmanager
     async def at_rest(self) -> AsyncGenerator[None]:
         """Stopped, and not started by anybody meanwhile: who needs it waits."""
         async with self._lock:
-            await self.cluster.stop()
+            await self._stop()
             yield
 
-    async def connect(self, timeout_s: float) -> Connection:
-        """A connection as the agent, whose statements the server ends after `timeout_s`; starts the server when it is down,
-        waits while it recovers. Raises `DiskFull`, `DatabaseError`, `InternalError`."""
+    async def connect(self, timeout_s: float, role: str | None = None) -> Connection:
+        """A connection as the agent (or another `role`), whose statements the server ends after `timeout_s`; starts the server
+        when it is down, waits while it recovers. Raises `DiskFull`, `DatabaseError`, `InternalError`."""
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         while True:
             try:
-                return await self._open(timeout_s)
+                return await self._open(timeout_s, role)
             except OSError:
                 if time.monotonic() > deadline:
                     raise InternalError("The office's database does not stay up.") from None
@@ -122,11 +135,10 @@ class OfficeServer:
                     raise
                 await asyncio.sleep(0.05)
 
-    async def _open(self, timeout_s: float) -> Connection:
+    async def _open(self, timeout_s: float, role: str | None = None) -> Connection:
         parameters = SESSION_PARAMETERS | {"statement_timeout": str(max(1, int(timeout_s * 1000)))}
-        return await Connection.open(
-            self.cluster.socket, user=AGENT_ROLE, database=AGENT_DATABASE, parameters=parameters
-        )
+        user = self._role if role is None else role
+        return await Connection.open(self.cluster.socket, user=user, database=self._database, parameters=parameters)
 
     async def _start(self) -> None:
         async with self._lock:
@@ -134,6 +146,7 @@ class OfficeServer:
                 await self._before_start()
             try:
                 await self._start_or_recover()
+                await self._started()
             except InternalError as error:
                 if self._on_failure is not None:
                     self._on_failure(error)

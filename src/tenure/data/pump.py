@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from tenure.errors import TenureError
 from tenure.postgres import wire
@@ -33,9 +34,32 @@ CANNOT_CONNECT = "57P03"
 DISK_FULL = "53100"
 
 
+@dataclass(frozen=True)
+class LogIn:
+    """Who comes in through a pump, whatever the startup packet says: the door says who it is."""
+
+    user: str
+    database: str
+
+
+class Uses(Protocol):
+    """What is in use while clients are connected; `tenure.use.Use` is it."""
+
+    def flow(self) -> Flows: ...
+
+
+class Flows(Protocol):
+    """One client's connection; `tenure.use.Flow` is it."""
+
+    def asked(self) -> None: ...
+    def answered(self) -> None: ...
+    def closed(self) -> None: ...
+
+
 class Pump:
-    """Listens on a Unix socket for one office. `ensure_started` is awaited when the server at `backend` does not answer;
-    what it raises, the client is told as PostgreSQL would tell it. `on_open` is called for every client."""
+    """Listens on a Unix socket for one office. `ensure_started` is awaited when the server at `backend` does not answer, or is
+    not `ready`; what it raises, the client is told as PostgreSQL would tell it. `on_open` is called for every client. With
+    `log_in` every client is logged in as that; without, only as the office's own role."""
 
     def __init__(
         self,
@@ -43,9 +67,13 @@ class Pump:
         ensure_started: Callable[[], Awaitable[None]],
         *,
         on_open: Callable[[], None] | None = None,
-        use: Use | None = None,
+        use: Uses | None = None,
+        ready: Callable[[], bool] | None = None,
+        log_in: LogIn | None = None,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.use = use or Use()
+        self.ready, self.log_in, self.connections_max = ready, log_in, connections_max
         self.backend = backend
         self.on_open = on_open
         self.ensure_started = ensure_started
@@ -79,6 +107,8 @@ class Pump:
     async def connect(self, client: _Client, *, start: bool) -> _Backend:
         """A connection to the server, which is started first when it is down and `start`."""
         loop = asyncio.get_running_loop()
+        if start and self.ready is not None and not self.ready():
+            await self.ensure_started()
         try:
             _, backend = await loop.create_unix_connection(lambda: _Backend(client), str(self.backend))
         except OSError:
@@ -157,10 +187,10 @@ class _Client(_Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         pump = self._pump
-        if len(pump.clients) >= CONNECTIONS_MAX:
+        if len(pump.clients) >= pump.connections_max:
             self._refuse(
                 TOO_MANY_CONNECTIONS,
-                f"this office has {CONNECTIONS_MAX} connections to its database, which is the limit",
+                f"this office has {pump.connections_max} connections to its database, which is the limit",
                 "Close some, or use a connection pool.",
             )
             return
@@ -202,8 +232,8 @@ class _Client(_Side):
             self._refuse(PROTOCOL_VIOLATION, str(error))
 
     def _decide(self, found: wire.Startup) -> None:
-        user = found.parameters.get("user")
-        if found.code != wire.CANCEL_REQUEST and user != ALLOWED_USER:
+        user, log_in = found.parameters.get("user"), self._pump.log_in
+        if found.code != wire.CANCEL_REQUEST and log_in is None and user != ALLOWED_USER:
             self._refuse(
                 INVALID_AUTHORIZATION,
                 f'role "{user}" may not connect to this database',
@@ -213,6 +243,10 @@ class _Client(_Side):
         if found.parameters.get("replication", "off").lower() not in ("off", "false", "no", "0", "f", "n", "of"):
             self._refuse(INVALID_AUTHORIZATION, "replication connections are not available")
             return
+        if found.code != wire.CANCEL_REQUEST and log_in is not None:
+            said = {name: value for name, value in found.parameters.items() if name != "replication"}
+            said |= {"user": log_in.user, "database": log_in.database}
+            self._buffer[: found.length] = wire.startup(said, version=found.code)
         if self._deadline is not None:
             self._deadline.cancel()
         self.transport.pause_reading()

@@ -61,10 +61,12 @@ def parse_startup(buffer: bytes | bytearray) -> Startup | None:
     return Startup(code, length, parameters)
 
 
-def startup(parameters: dict[str, str]) -> bytes:
-    """A startup message of protocol 3.0."""
-    body = b"".join(f"{name}\0{value}\0".encode() for name, value in parameters.items()) + b"\0"
-    return struct.pack("!II", len(body) + 8, PROTOCOL_3_0) + body
+def startup(parameters: dict[str, str], *, version: int = PROTOCOL_3_0) -> bytes:
+    """A startup message."""
+    body = (
+        b"".join(f"{name}\0{value}\0".encode("utf-8", "surrogateescape") for name, value in parameters.items()) + b"\0"
+    )
+    return struct.pack("!II", len(body) + 8, version) + body
 
 
 def cancel_request(pid: int, secret: bytes) -> bytes:
