@@ -82,9 +82,11 @@ async def test_it_works_with_the_files_and_terminals_of_the_office(desk: Desk, p
     (activity,) = desk.told("activity")
     assert activity["plan"] == [{"content": "look", "status": "pending"}, {"content": "mend", "status": "pending"}]
     assert [tool["status"] for tool in activity["tools"]] == ["completed", "completed"]
-    assert desk.told("usage") == [
-        {"context_used": 17, "context_size": 1000, "cost_usd": 0.25, "input_tokens": 20, "output_tokens": 10}
-    ]
+    spent = {"cost_usd": 0.25, "input_tokens": 20, "output_tokens": 10}
+    (usage,) = desk.told("usage")
+    assert usage.pop("new") == {"requests": 0, **spent}
+    assert (usage.pop("session"), usage.pop("program")) == ("session-1", settings.command[0])
+    assert usage == {"context_used": 17, "context_size": 1000, **spent}
     (told,) = prompts(desk)
     assert "the goal" in told
     assert "do this" in told

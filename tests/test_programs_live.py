@@ -38,6 +38,9 @@ class Sender:
     async def report(self, what: str, data: JsonValue) -> None:
         self.reports.append(Report(what, data))
 
+    async def over_budget(self) -> None:
+        return None
+
     async def carry(self, program: Program, settings: BrainSettings, key: str) -> Outcome:
         errand = Errand(
             hands=self.hands,
@@ -57,6 +60,7 @@ class Sender:
             trouble="",
             answers=dict(self.answers),
             report=self.report,
+            over_budget=self.over_budget,
         )
         async with asyncio.timeout(PATIENCE_S):
             return await program.carry(errand)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from tenure.work.effects import Outcome
+from tenure.work.failures import Failure
 from tenure.work.hands import Hands
 from tenure.work.plan import Check, Plan, PlanStep
 from tenure.work.thoughts import BrainSettings, Purpose, Thought, Turn
@@ -128,6 +129,8 @@ class Errand:
     answers: Mapping[str, str]
     """Of people, by the questions that were asked with `Asks`."""
     report: Callable[[str, JsonValue], Awaitable[None]]
+    over_budget: Callable[[], Awaitable[Failure | None]]
+    """Why it may take no more, by what was reported of its usage; None while it may."""
 
 
 REPORTS_MAX = 10_000

@@ -12,7 +12,7 @@ from tenure.brains.base import REPORTS_MAX, Errand
 from tenure.errors import UsageError
 from tenure.work.failures import Failure, FailureClass, tail
 from tenure.work.plan import STEP_TIMEOUT_S_MAX, Plan, PlanStep, Work
-from tenure.work.thoughts import Purpose, Question
+from tenure.work.thoughts import USAGE_REPORT, Purpose, Question, Usage
 
 ENV_BYTES_MAX = 64 * 1024
 """Of one variable; of a longer text the last part is given. (Linux takes 128 KiB.)"""
@@ -122,6 +122,45 @@ class Reporting:
         if self._count < REPORTS_MAX:
             self._count += 1
             await self._errand.report(what, data)
+
+
+class Spending:
+    """Reports what a program took. It tells the sum of its session each time; what is new since the last report counts."""
+
+    def __init__(self, errand: Errand, reporting: Reporting, session: str) -> None:
+        self._reporting, self._session = reporting, session
+        self._program = errand.settings.command[0] if errand.settings.command else ""
+        self._told = next(
+            (
+                _usage(report.data)
+                for report in reversed(errand.reports)
+                if report.what == USAGE_REPORT and isinstance(report.data, dict) and report.data["session"] == session
+            ),
+            Usage(requests=0),
+        )
+
+    async def tell(self, total: Mapping[str, JsonValue], **more: JsonValue) -> bool:
+        """Whether anything was new. `total` has `input_tokens`, `output_tokens` and `cost_usd`, as far as they are known."""
+        now = _usage(total)
+        new: dict[str, JsonValue] = {
+            "requests": 0,
+            "input_tokens": max(0, now.input_tokens - self._told.input_tokens),
+            "output_tokens": max(0, now.output_tokens - self._told.output_tokens),
+            "cost_usd": None if now.cost_usd is None else max(0.0, now.cost_usd - (self._told.cost_usd or 0.0)),
+        }
+        if not any(new.values()):
+            return False
+        known = {name: max(value, getattr(self._told, name) or 0) for name, value in now if value is not None}
+        self._told = Usage(**known)
+        said: dict[str, JsonValue] = {"session": self._session, "program": self._program, **known, "new": new, **more}
+        del said["requests"]
+        await self._reporting.must_tell(USAGE_REPORT, said)
+        return True
+
+
+def _usage(total: Mapping[str, Any]) -> Usage:
+    given = {name: total[name] for name in ("input_tokens", "output_tokens", "cost_usd") if total.get(name) is not None}
+    return Usage(requests=0, **given)
 
 
 REPORTS_PER_SPACING = 500

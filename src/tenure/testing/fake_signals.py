@@ -51,6 +51,9 @@ class FileSignals:
     async def progress(self, agent: str, key: str, text: str) -> None:
         self.change(agent, key, lambda s: replace(s, progress=text, progresses=s.progresses + 1))
 
+    async def spend(self, agent: str, key: str, usage: wire.UsageRequest) -> None:
+        self.change(agent, key, lambda s: replace(s, usage=usage.model_dump(mode="json")))
+
     async def ask(self, agent: str, key: str, question: wire.ProgramQuestion) -> None:
         self.change(agent, key, lambda s: replace(s, question=question.model_dump(mode="json")))
 
@@ -126,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
                 _run(self.store.beat(agent, key, every_s))
             case "POST progress":
                 _run(self.store.progress(agent, key, wire.ProgressRequest.model_validate_json(body).text))
+            case "PUT usage":
+                _run(self.store.spend(agent, key, wire.UsageRequest.model_validate_json(body)))
             case "POST ask":
                 _run(self.store.ask(agent, key, wire.ProgramQuestion.model_validate_json(body)))
             case _:

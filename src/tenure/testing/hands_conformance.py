@@ -339,14 +339,16 @@ async def c60_signals(hands: Hands, agent: str) -> None:
         _tell(key, "POST", "heartbeat", '{"every_s": 7}'),
         _tell(key, "PUT", "checkpoint", '{"at": [3, "x"]}'),
         _tell(key, "POST", "progress", '{"text": "half"}'),
+        _tell(key, "PUT", "usage", '{"input_tokens": 3, "cost_usd": 0.5}'),
         _tell(key, "POST", "ask", '{"text": "Which?", "options": ["a", "b"]}'),
     ]
     status = await _run(hands, agent, "; ".join(told))
     assert status.output == "204" * len(told), status.output
     found = await hands.signals(agent, key)
     assert (found.checkpoint, found.checkpoints) == ({"at": [3, "x"]}, 1), found
-    assert (found.beats, found.heartbeats, found.heartbeat_s) == (5, 2, 7.0), found
+    assert (found.beats, found.heartbeats, found.heartbeat_s) == (6, 2, 7.0), found
     assert (found.progress, found.progresses) == ("half", 1), found
+    assert found.usage == {"input_tokens": 3, "output_tokens": 0, "cost_usd": 0.5}, found
     assert found.question is not None, found
     assert (found.question["text"], found.question["options"]) == ("Which?", ["a", "b"]), found
     status = await _run(hands, agent, f'curl -s "$TENURE_URL/work/{key}/checkpoint"')

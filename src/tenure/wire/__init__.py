@@ -645,6 +645,14 @@ class ProgressRequest(Request):
     text: str = Field(max_length=PROGRESS_CHARS_MAX)
 
 
+class UsageRequest(Request):
+    """`PUT /work/{key}/usage`: what the program took since it was started, all of it, each time."""
+
+    input_tokens: int = Field(default=0, ge=0, lt=2**53)
+    output_tokens: int = Field(default=0, ge=0, lt=2**53)
+    cost_usd: float | None = Field(default=None, ge=0, le=1e9)
+
+
 class ProgramQuestion(Request):
     """`POST /work/{key}/ask`: a question for a person. The answer comes back under its `name`."""
 
@@ -666,6 +674,7 @@ class Signals(Answer):
     beats: int = 0
     heartbeats: int = 0
     heartbeat_s: float | None = None
+    usage: dict[str, Any] | None = None
     question: dict[str, Any] | None = None
 
 

@@ -1,4 +1,6 @@
-"""What brains took: sums over the thoughts in the journals. A fork's copy of another run's journal is not counted again."""
+"""What brains took: sums over the thoughts in the journals, and over what programs reported.
+
+A fork's copy of another run's journal is not counted again."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ _GROUPS: dict[wire.CostsBy, dict[LiteralString, LiteralString]] = {
     wire.CostsBy.AGENT: {"agent": "runs.agent"},
     wire.CostsBy.RUN: {"agent": "runs.agent", "run": "runs.id"},
     wire.CostsBy.STEP: {"agent": "runs.agent", "run": "runs.id", "step": "body->>'node'"},
-    wire.CostsBy.MODEL: {"model": "body->'thought'->>'model'"},
+    wire.CostsBy.MODEL: {"model": "coalesce(body->'thought'->>'model', body->'data'->>'program')"},
     wire.CostsBy.DAY: {"day": "(journal.at at time zone 'utc')::date"},
 }
 
@@ -24,11 +26,11 @@ _SPENT: LiteralString = """
         sum((usage->>'output_tokens')::bigint) as output_tokens,
         sum((usage->>'cost_usd')::double precision) as cost_usd,
         count(*) filter (where usage->>'cost_usd' is null) as unpriced,
-        sum((body->>'duration_s')::double precision) as duration_s
+        sum(coalesce((body->>'duration_s')::double precision, 0)) as duration_s
     from journal
         join runs on runs.id = journal.run_id,
-        lateral (select body->'thought'->'usage' as usage) as taken
-    where journal.kind = 'thinking'
+        lateral (select coalesce(body->'thought'->'usage', body->'data'->'new') as usage) as taken
+    where (journal.kind = 'thinking' or journal.kind = 'reported' and body->>'what' = 'usage')
         and journal.fence is not null -- else it is a fork's copy
         and (%(agent)s::text is null or runs.agent = %(agent)s)
     group by {groups}

@@ -32,9 +32,9 @@ CHORES_S = 10.0
 """How long an ending run waits for what nobody needs to be finished."""
 
 _SPENT_TODAY = """
-    select coalesce(sum((body->'thought'->'usage'->>'cost_usd')::numeric), 0) as usd
+    select coalesce(sum((coalesce(body->'thought'->'usage', body->'data'->'new')->>'cost_usd')::numeric), 0) as usd
     from journal join runs on runs.id = journal.run_id
-    where runs.agent = %s and journal.kind = 'thinking'
+    where runs.agent = %s and (journal.kind = 'thinking' or journal.kind = 'reported' and body->>'what' = 'usage')
       and journal.fence is not null -- else a fork copied it
       and journal.at >= date_trunc('day', now() at time zone 'utc') at time zone 'utc'
 """

@@ -92,6 +92,8 @@ class Signals:
     """How often it promised one, where it said so."""
     question: dict[str, JsonValue] | None = None
     """For a person: `name`, `text`, `options`, `approval`, `evidence`."""
+    usage: dict[str, JsonValue] | None = None
+    """What it took since it was started: `input_tokens`, `output_tokens`, `cost_usd`, as far as it knows."""
 
 
 @dataclass(frozen=True)

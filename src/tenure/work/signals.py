@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from tenure.database.connect import ControlDatabase
 from tenure.errors import NotFound, TooLarge
-from tenure.wire import CHECKPOINT_BYTES_MAX, ProgramQuestion
+from tenure.wire import CHECKPOINT_BYTES_MAX, ProgramQuestion, UsageRequest
 from tenure.work.hands import Signals
 
 KEYS_MAX = 1000
@@ -49,7 +49,7 @@ class SignalStore:
         """Raises `NotFound`."""
         found = await self._database.fetch_one(
             """
-            select checkpoint, checkpoints, progress, progresses, beats, heartbeats, heartbeat_s, question
+            select checkpoint, checkpoints, progress, progresses, beats, heartbeats, heartbeat_s, usage, question
             from signals where agent = %s and key = %s
             """,
             (agent, key),
@@ -72,6 +72,10 @@ class SignalStore:
     async def progress(self, agent: str, key: str, text: str) -> None:
         """Raises `NotFound`."""
         await self._tell(agent, key, "progress = %(told)s, progresses = progresses + 1", text)
+
+    async def spend(self, agent: str, key: str, usage: UsageRequest) -> None:
+        """Instead of what it said before. Raises `NotFound`."""
+        await self._tell(agent, key, "usage = %(told)s", Jsonb(usage.model_dump(mode="json")))
 
     async def ask(self, agent: str, key: str, question: ProgramQuestion) -> None:
         """Instead of the question before. Raises `NotFound`."""

@@ -14,7 +14,7 @@ from tenure.work.ladder import MODEL_TRIES_EACH, Mind, Rung
 from tenure.work.plan import Check, Notify, Plan, PlanStep, Work, node_id
 from tenure.work.snapshots import StepSnapshot
 from tenure.work.talk import Talk, call_id, is_yes
-from tenure.work.thoughts import NOTHING, BrainSettings, CallTools, Purpose, Question, Usage
+from tenure.work.thoughts import NOTHING, USAGE_REPORT, BrainSettings, CallTools, Purpose, Question, Usage
 
 ANSWERS = ("retry", "accept", "skip", "fail")
 
@@ -503,6 +503,8 @@ class RunState:
                 self._ask(node, event.question)
             case e.Reported():
                 node.reports.append((record.seq, event))
+                if event.what == USAGE_REPORT and isinstance(event.data, dict):
+                    self._take(node, Usage.model_validate(event.data["new"]))
             case e.SnapshotTaken():
                 taken = StepSnapshot(event.snapshot, node.id, event.attempt, event.before, event.verified, event.at_seq)
                 self.snapshots = sorted([*self.snapshots, taken], key=lambda one: one.seq)
@@ -560,11 +562,13 @@ class RunState:
 
     def _think(self, node: Node, event: e.Thinking) -> None:
         node.talk.thought(event.thought)
-        self.usage = self.usage.plus(event.thought.usage)
-        node.usage = node.usage.plus(event.thought.usage)
+        self._take(node, event.thought.usage)
         self.turns_without_progress += 1
         self.model_failures.pop(event.thought.model, None)
         self.broken_models.pop(event.thought.model, None)
+
+    def _take(self, node: Node, usage: Usage) -> None:
+        self.usage, node.usage = self.usage.plus(usage), node.usage.plus(usage)
 
     def _climbed(self, node: Node, event: e.RungDone, seq: int) -> None:
         if event.ok and Rung(event.rung).of_office:

@@ -125,6 +125,8 @@ class Usage(Part):
 
 
 NOTHING = Usage(requests=0)
+USAGE_REPORT = "usage"
+"""The name of a program's report (`Reported`) of what it took: a `Usage` under `new`, since the last such report."""
 
 
 class Thought(Part):

@@ -9,7 +9,7 @@ from tenure import wire
 from tenure.work import events as e
 from tenure.work.failures import FailureClass
 from tenure.work.state import Node, Phase, RunState
-from tenure.work.thoughts import Question, Usage
+from tenure.work.thoughts import NOTHING, Question, Usage
 
 SUMMARY_CHARS_MAX = 4000
 _STATES = {
@@ -74,7 +74,7 @@ def _step(state: RunState, node: Node) -> wire.RunStep:
 
 
 def _spent(usage: Usage) -> wire.Spent | None:
-    return wire.Spent.model_validate(usage) if usage.requests else None
+    return wire.Spent.model_validate(usage) if usage != NOTHING else None
 
 
 def question_view(run: str, agent: str, step: str, question: Question) -> wire.Question:

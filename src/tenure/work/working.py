@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from pydantic import JsonValue
@@ -82,6 +83,20 @@ async def converse(desk: Desk, node: Node, effect: Work, *, fresh: bool) -> None
 # --- thinking ------------------------------------------------------------------------------------------------------------
 async def _refusal(desk: Desk, node: Node) -> Failure | None:
     """Why the brain is not asked on."""
+    if (failure := await _over_budget(desk)) is not None:
+        return failure
+    state = desk.state
+    assert state.settings is not None
+    if (stuck := node.talk.stuck()) is not None:
+        return Failure(kind=FailureClass.STUCK, message=stuck, evidence=_last_said(node))
+    if state.turns_without_progress >= state.settings.budget.turns_without_progress:
+        message = f"{state.turns_without_progress} thoughts, and no step's checks held since."
+        return Failure(kind=FailureClass.STUCK, message=message, evidence=_last_said(node))
+    return None
+
+
+async def _over_budget(desk: Desk) -> Failure | None:
+    """Why no brain of the run may take more."""
     state = desk.state
     assert state.settings is not None
     budget, used, times = state.settings.budget, state.usage, state.grants + 1
@@ -98,11 +113,6 @@ async def _refusal(desk: Desk, node: Node) -> Failure | None:
         if spent_usd >= budget.agent_day_cost_usd:
             message = f"{state.agent} spent {spent_usd:.2f} of {budget.agent_day_cost_usd:g} dollars today."
             return Failure(kind=FailureClass.BUDGET, message=message, retry_after_s=_to_midnight_s())
-    if (stuck := node.talk.stuck()) is not None:
-        return Failure(kind=FailureClass.STUCK, message=stuck, evidence=_last_said(node))
-    if state.turns_without_progress >= budget.turns_without_progress:
-        message = f"{state.turns_without_progress} thoughts, and no step's checks held since."
-        return Failure(kind=FailureClass.STUCK, message=message, evidence=_last_said(node))
     return None
 
 
@@ -354,7 +364,11 @@ async def errand(desk: Desk, node: Node, effect: Work, env: dict[str, str], *, f
     """Sends the run's program on its errand. Raises only `LeaseLost`."""
     assert desk.state.settings is not None
     try:
-        return await desk.minds.program(desk.state.settings).carry(_errand_of(desk, node, effect, env, fresh=fresh))
+        program, sent = desk.minds.program(desk.state.settings), _errand_of(desk, node, effect, env, fresh=fresh)
+        if (failure := await _over_budget(desk)) is not None:
+            await program.halt(sent)  # one that runs would go on to spend
+            return Blocked(failure)
+        return await program.carry(sent)
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the ladder has to hear of it
@@ -400,4 +414,5 @@ def _errand_of(desk: Desk, node: Node, effect: Work, env: dict[str, str], *, fre
         trouble=node.trouble,
         answers=dict(node.answers),
         report=report,
+        over_budget=partial(_over_budget, desk),
     )

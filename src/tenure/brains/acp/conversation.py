@@ -23,9 +23,9 @@ from tenure.brains.acp.program import start_prefix
 from tenure.brains.acp.terminals import Terminals
 from tenure.brains.acp.transport import Transport
 from tenure.brains.base import Errand, Report
-from tenure.brains.errands import Reporting
+from tenure.brains.errands import Reporting, Spending
 from tenure.errors import TenureError
-from tenure.work.effects import Asks, Done, Failed, Outcome
+from tenure.work.effects import Asks, Blocked, Done, Failed, Outcome
 from tenure.work.events import Result
 from tenure.work.failures import EVIDENCE_BYTES_MAX, Failure, FailureClass, tail
 from tenure.work.hands import OpenProgram
@@ -87,6 +87,8 @@ class Conversation:
             connection = Connection(client.handle, transport)
             return await self._converse(connection, transport, client, terminals, home)
         except Ended as ended:
+            if ended.failure.kind is FailureClass.BUDGET:
+                return Blocked(ended.failure)
             return Failed(ended.failure, Result(output=client.digest.message))
         finally:
             client.end()
@@ -102,10 +104,11 @@ class Conversation:
     ) -> Outcome:
         can = await self._initialize(connection, transport)
         prompt = await self._enter_session(connection, transport, client, can, home)
+        spending = Spending(self._errand, self._reporting, self._session)
         asked = {"sessionId": self._session, "prompt": [{"type": "text", "text": prompt}]}
         answering = asyncio.create_task(connection.send_request("session/prompt", asked))
         try:
-            question = await self._attend(answering, transport, client, terminals)
+            question = await self._attend(answering, transport, client, terminals, spending)
         finally:
             client.end()
             if not answering.done():
@@ -113,9 +116,14 @@ class Conversation:
             with contextlib.suppress(asyncio.CancelledError):
                 answering.exception()  # looked at, so that asyncio does not complain of it
         if question is not None:
+            await spending.tell(client.digest.spent)
             return Asks(question)
-        answer = await self._checked(answering, transport, schema.PromptResponse)
-        return await self._outcome(answer, transport, client)
+        try:
+            answer = await self._checked(answering, transport, schema.PromptResponse)
+        except Ended:
+            await spending.tell(client.digest.spent)
+            raise
+        return await self._outcome(answer, transport, client, spending)
 
     async def _home(self, transport: Transport) -> str:
         try:
@@ -179,7 +187,12 @@ class Conversation:
         return prompts.first(self._errand, interrupted=bool(self._number or _was_active(self._errand.reports)))
 
     async def _attend(
-        self, answering: asyncio.Task[Any], transport: Transport, client: Client, terminals: Terminals
+        self,
+        answering: asyncio.Task[Any],
+        transport: Transport,
+        client: Client,
+        terminals: Terminals,
+        spending: Spending,
     ) -> Question | None:
         """Waits for the answer to the prompt, and reports meanwhile. A question for a person, if that comes first."""
         timeout_s, heard_s = self._errand.timeout_s, time.monotonic()
@@ -192,23 +205,31 @@ class Conversation:
             await asyncio.wait(
                 {answering, client.stop}, timeout=min(left_s, REPORT_S), return_when=asyncio.FIRST_COMPLETED
             )
-            await self._report(client, last=answering.done() or client.stop.done())
+            await self._report(client, spending, last=answering.done() or client.stop.done())
             if client.stop.done():
                 return client.stop.result()
             if answering.done():
                 return None
 
-    async def _report(self, client: Client, *, last: bool) -> None:
+    async def _report(self, client: Client, spending: Spending, *, last: bool) -> None:
+        """Ends a program that has spent the budget, unless it was the `last` of it."""
         now_s = time.monotonic()
-        if (last or self._reporting.is_due(now_s)) and (news := client.digest.take()) is not None:
+        if not (last or self._reporting.is_due(now_s)):
+            return
+        if (news := client.digest.take()) is not None:
             await self._reporting.tell("activity", news, now_s)
+        if not last and await spending.tell(client.digest.spent, **client.digest.context):
+            failure = await self._errand.over_budget()
+            if failure is not None:
+                raise Ended(failure)
 
-    async def _outcome(self, answer: schema.PromptResponse, transport: Transport, client: Client) -> Outcome:
-        usage = dict[str, JsonValue](client.digest.usage)
+    async def _outcome(
+        self, answer: schema.PromptResponse, transport: Transport, client: Client, spending: Spending
+    ) -> Outcome:
+        spent = dict[str, JsonValue](client.digest.spent)
         if answer.usage is not None:
-            usage |= {"input_tokens": answer.usage.input_tokens, "output_tokens": answer.usage.output_tokens}
-        if usage:
-            await self._reporting.must_tell("usage", usage)
+            spent |= {"input_tokens": answer.usage.input_tokens, "output_tokens": answer.usage.output_tokens}
+        await spending.tell(spent, **client.digest.context)
         message = client.digest.message.strip()
         if answer.stop_reason in _STOPS:
             kind, text = _STOPS[answer.stop_reason]

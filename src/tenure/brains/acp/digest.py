@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from tenure.work.failures import tail
 
+COST_USD_MAX = 1e9
 MESSAGE_BYTES_MAX = 8192
 """Of what it said: the last part, where the conclusion stands."""
 SAID_BYTES_MAX = 2000
@@ -29,7 +30,10 @@ class Digest:
     def __init__(self) -> None:
         self.message = ""
         """The last of what it said."""
-        self.usage: dict[str, JsonValue] = {}
+        self.spent: dict[str, JsonValue] = {}
+        """Dollars of the session, as far as it tells."""
+        self.context: dict[str, JsonValue] = {}
+        """How full its context is, in tokens."""
         self.tools: dict[str, dict[str, Any]] = {}
         """Its latest tool calls by their id: `title`, `kind`, `status`; `input` as it was told, cut, and its `mark`, which is of
         all of it."""
@@ -98,12 +102,12 @@ class Digest:
     def _count(self, update: dict[str, Any]) -> None:
         for name in ("used", "size"):
             if isinstance(update.get(name), int):
-                self.usage[f"context_{name}"] = update[name]
+                self.context[f"context_{name}"] = update[name]
         cost = update.get("cost")
         if isinstance(cost, dict):
             amount, currency = cost.get("amount"), cost.get("currency")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            if isinstance(amount, (int, float)) and currency == "USD":
-                self.usage["cost_usd"] = amount
+            if isinstance(amount, (int, float)) and 0 <= amount < COST_USD_MAX and currency == "USD":
+                self.spent["cost_usd"] = amount
 
 
 def _entry(entry: Any) -> JsonValue:

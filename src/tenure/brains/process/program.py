@@ -15,7 +15,7 @@ from typing import Any
 
 from tenure.brains import errands
 from tenure.brains.base import Errand
-from tenure.brains.errands import Reporting
+from tenure.brains.errands import Reporting, Spending
 from tenure.brains.process.pulse import BEATS_MISSED_MAX, Pulse
 from tenure.errors import InvalidArgument, LeaseLost, NotFound, TenureError
 from tenure.faultpoints import reach
@@ -92,6 +92,7 @@ class Leg:
         self._number = _legs_over(errand)
         self.key = leg_key(errand.key, self._number)
         self._reporting = Reporting(errand, look_s)
+        self._spending = Spending(errand, self._reporting, self.key)
         self._checkpoint = next((r.data for r in reversed(errand.reports) if r.what == "checkpoint"), None)
         self._told = Signals(checkpoint=self._checkpoint)
         """What the journal has of it."""
@@ -109,7 +110,8 @@ class Leg:
         """The worker that ended it may have died before it was ended."""
         await self._hands.stop_command(self._agent, key)
         with contextlib.suppress(NotFound):
-            await self._report(await self._hands.signals(self._agent, key), last=True)
+            told = await self._hands.signals(self._agent, key)
+            await self._report(told, last=True, spending=Spending(self._errand, self._reporting, key))
         await self._hands.forget_command(self._agent, key)
         self._checkpoint = self._told.checkpoint
 
@@ -127,9 +129,12 @@ class Leg:
         while True:
             status = await self._hands.command_status(self._agent, self.key, wait_s=self._look_s)
             told = await self._signals()
-            await self._report(told, last=status.state is not CommandState.RUNNING)
+            spent = await self._report(told, last=status.state is not CommandState.RUNNING)
             if status.state is not CommandState.RUNNING:
                 return await self._outcome(status, told)
+            if spent and (failure := await self._errand.over_budget()) is not None:
+                await self._stop()
+                return Blocked(failure)
             pulse.look(told, self._clock())
             if pulse.is_missed:
                 return await self._end_silent(pulse)
@@ -141,16 +146,17 @@ class Leg:
             await self._hands.open_signals(self._agent, self.key, self._told.checkpoint)
             return await self._hands.signals(self._agent, self.key)
 
-    async def _report(self, told: Signals, *, last: bool) -> None:
-        """What is new since the last report; when it is the `last`, at once."""
+    async def _report(self, told: Signals, *, last: bool, spending: Spending | None = None) -> bool:
+        """What is new since the last report; when it is the `last`, at once. Whether it took more."""
         now_s = self._clock()
         if not (last or self._reporting.is_due(now_s)):
-            return
+            return False
         if told.checkpoint is not None and told.checkpoint != self._told.checkpoint:
             await self._reporting.tell("checkpoint", told.checkpoint, now_s)
         if told.progress and told.progress != self._told.progress:
             await self._reporting.tell("progress", told.progress, now_s)
         self._told = told
+        return told.usage is not None and await (spending or self._spending).tell(told.usage)
 
     async def _outcome(self, status: CommandStatus, told: Signals) -> Outcome:
         result = result_of(status)
@@ -219,10 +225,14 @@ class Leg:
         try:
             async with asyncio.timeout(LEAVE_S):
                 await self._report(await self._signals(), last=True)
-                await self._reporting.must_tell("stopped", {"key": self._errand.key, "leg": self._number})
-                await self._hands.stop_command(self._agent, self.key)
+                await self._stop()
         except (TenureError, TimeoutError):
             return
+
+    async def _stop(self) -> None:
+        """It will not go on under this key."""
+        await self._reporting.must_tell("stopped", {"key": self._errand.key, "leg": self._number})
+        await self._hands.stop_command(self._agent, self.key)
 
 
 def _legs_over(errand: Errand) -> int:

@@ -60,6 +60,12 @@ async def progress(key: Key, body: wire.ProgressRequest, has: Has, caller: Calle
     await has.signals.progress(_agent(caller), key, check_text("text", body.text))
 
 
+@router.put("/work/{key}/usage", status_code=204, dependencies=[TELL])
+async def spend(key: Key, body: wire.UsageRequest, has: Has, caller: Caller) -> None:
+    """What the program took since it was started: it counts in the run's budget and in what it cost."""
+    await has.signals.spend(_agent(caller), key, body)
+
+
 @router.post("/work/{key}/ask", status_code=204, dependencies=[TELL])
 async def ask(key: Key, body: wire.ProgramQuestion, has: Has, caller: Caller) -> None:
     """A question for a person. The program then ends with exit code 75, and is started again with the answer."""
