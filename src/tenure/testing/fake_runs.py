@@ -51,10 +51,11 @@ class FakeRuns:
         playbook_name: str | None,
         inputs: Mapping[str, Any],
         settings: BrainSettings | None = None,
+        key: str | None = None,
     ) -> wire.Run:
         del inputs, settings
         _read(playbook, playbook_name or "playbook")
-        return self._begin(agent, goal)
+        return self._begin(agent, goal, key)
 
     async def create_thinking(
         self,
@@ -64,12 +65,15 @@ class FakeRuns:
         settings: BrainSettings,
         inputs: Mapping[str, Any] | None = None,
         accept: tuple[Check, ...] = (),
+        key: str | None = None,
     ) -> wire.Run:
         given = {"inputs": dict(inputs or {}), "accept": [check.model_dump(mode="json") for check in accept]}
-        return self._begin(agent, goal, settings=settings.model_dump(mode="json"), **given)
+        return self._begin(agent, goal, key, settings=settings.model_dump(mode="json"), **given)
 
-    def _begin(self, agent: str, goal: str, **data: Any) -> wire.Run:
-        run_id = f"run_{secrets.token_hex(6)}"
+    def _begin(self, agent: str, goal: str, key: str | None = None, **data: Any) -> wire.Run:
+        run_id = f"run_{secrets.token_hex(6)}" if key is None else subgoal_id(agent, key)
+        if run_id in self._runs:
+            return self._runs[run_id]
         self._runs[run_id] = wire.Run(
             id=run_id, agent=agent, goal=goal, state=wire.RunState.QUEUED, created_at=datetime.now(UTC)
         )

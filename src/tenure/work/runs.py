@@ -55,12 +55,14 @@ class Runs:
         playbook_name: str | None,
         inputs: Mapping[str, Any],
         settings: BrainSettings | None = None,
+        key: str | None = None,
     ) -> wire.Run:
-        """Queues a run carried by a playbook, whose failing steps the brain of `settings` may mend. Raises `PlaybookError` (names
-        file, line and field), `TooLarge`, `InvalidArgument`. The caller has checked that the agent exists."""
+        """Queues a run carried by a playbook, whose failing steps the brain of `settings` may mend. Once per agent and `key`: the
+        second call returns the first one's run. Raises `PlaybookError` (names file, line and field), `TooLarge`,
+        `InvalidArgument`. The caller has checked that the agent exists."""
         brain = PlaybookBrain(playbook, playbook_name or "playbook")
         return await self.create_with(
-            brain, agent=agent, goal=goal, playbook_name=playbook_name, inputs=inputs, settings=settings
+            brain, agent=agent, goal=goal, playbook_name=playbook_name, inputs=inputs, settings=settings, key=key
         )
 
     async def create_with(
@@ -72,6 +74,7 @@ class Runs:
         inputs: Mapping[str, Any],
         playbook_name: str | None = None,
         settings: BrainSettings | None = None,
+        key: str | None = None,
     ) -> wire.Run:
         """Queues a run that `brain` plans. With `settings`, a brain that thinks helps where steps fail."""
         _check_goal(goal, inputs)
@@ -90,7 +93,8 @@ class Runs:
             inputs=plan.inputs,
             settings=settings,
         )
-        return await self._begin(_new_id(), created, plan)
+        run_id = _new_id() if key is None else subgoal_id(agent, key)
+        return await self._begin(run_id, created, plan)
 
     async def create_thinking(
         self,

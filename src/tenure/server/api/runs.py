@@ -14,7 +14,8 @@ from tenure.names import check_name
 from tenure.server.access import Caller, Has, of_new_run, of_new_subgoal, of_own, of_run, owned_by, requires
 from tenure.server.checks import check_id, check_json, check_text
 from tenure.server.events import event_stream
-from tenure.work.plan import Check, FileCheck, HttpCheck, RunCheck, SqlCheck
+from tenure.work.accept import check_of
+from tenure.work.plan import Check
 from tenure.work.thoughts import BrainSettings
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -66,14 +67,7 @@ def chosen_brain(settings: BrainSettings | None, agent: str) -> BrainSettings:
 
 def _check(check: wire.RunCheck) -> Check:
     check_json("accept", check.model_dump())
-    if check.run is not None:
-        return RunCheck(script=check.run)
-    if check.sql is not None:
-        return SqlCheck(statement=check.sql, equals=check.equals)
-    if check.file is not None:
-        return FileCheck(path=check.file)
-    assert check.http is not None
-    return HttpCheck(url=check.http, status=check.status, contains=check.contains)
+    return check_of(check)
 
 
 @router.post(
