@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from tenure import wire
 from tenure.errors import InvalidArgument, TooLarge
-from tenure.names import check_name
+from tenure.names import check_bucket, check_name
 
 T = TypeVar("T")
 M = TypeVar("M", bound=wire.Answer)
@@ -75,7 +75,7 @@ def _agent(name: str, *rest: str) -> str:
 
 
 def _object(agent: str, bucket: str, name: str) -> str:
-    check_name(bucket, "bucket")
+    check_bucket(bucket)
     parts = name.split("/")  # an empty first one is a leading '/'
     if any(part in ("", ".", "..") for part in parts) or any(char < " " or char == "\x7f" for char in name):
         raise InvalidArgument(
@@ -338,7 +338,7 @@ def sql_csv(agent: str, request: wire.CsvRequest, timeout_s: float = 600.0) -> C
 def list_objects(agent: str, bucket: str | None, prefix: str | None, limit: int | None = None) -> Call[wire.ObjectList]:
     params: dict[str, str | int | float] = {} if limit is None else {"limit": limit}
     if bucket:
-        params["bucket"] = check_name(bucket, "bucket")
+        params["bucket"] = check_bucket(bucket)
     if prefix:
         params["prefix"] = prefix
     return Call("GET", _agent(agent, "objects"), _model(wire.ObjectList), params, repeatable=True)

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from tenure.data.objects import LIST_DEFAULT, ObjectInfo, ObjectStore, check_object_name
 from tenure.errors import InvalidArgument, TenureError
 from tenure.identity.authorize import Principal, Resource, authorize
-from tenure.names import check_name
+from tenure.names import check_bucket
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 
@@ -53,7 +53,7 @@ class _ObjectApi:
         return JSONResponse({"buckets": await self._store.buckets()})
 
     async def bucket(self, request: Request) -> Response:
-        bucket = check_name(request.path_params["bucket"], "bucket")
+        bucket = check_bucket(request.path_params["bucket"])
         if request.method == "PUT":
             self._authorize("object:write", "bucket", bucket)
             await self._store.create_bucket(bucket)
@@ -72,7 +72,7 @@ class _ObjectApi:
         return JSONResponse({"objects": [describe(info) for info in found]})
 
     async def object(self, request: Request) -> Response:
-        bucket = check_name(request.path_params["bucket"], "bucket")
+        bucket = check_bucket(request.path_params["bucket"])
         name: str = request.path_params["name"]
         if name == "" and request.method == "GET":  # `/{bucket}/`
             return await self.bucket(request)

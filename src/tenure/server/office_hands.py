@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from tenure import wire
 from tenure.errors import Conflict, Forbidden, NotFound
 from tenure.identity.authorize import Principal, Resource, authorize
-from tenure.names import check_name
+from tenure.names import check_bucket, check_name
 from tenure.server import office_files
 from tenure.server.api.inbox import OFFICE_KEYS, check_from_office
 from tenure.server.api.objects import FILE_BYTES_MAX
@@ -80,7 +80,7 @@ class OfficeHands(Hands):
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         self._check(agent, "object", f"{bucket}/{name}")
-        check_name(bucket, "bucket")
+        check_bucket(bucket)
         chunks = await self._read(agent, path, FILE_BYTES_MAX)
         store = await self._offices.objects(agent)
         return _described(await store.put(bucket, check_text("name", name), chunks))
@@ -88,14 +88,14 @@ class OfficeHands(Hands):
     async def write_object(self, agent: str, bucket: str, name: str, data: bytes, *, key: str) -> dict[str, Any]:
         self._check(agent, "object", f"{bucket}/{name}")
         store = await self._offices.objects(agent)
-        return _described(await store.put(check_name(bucket, "bucket"), check_text("name", name), _once(data)))
+        return _described(await store.put(check_bucket(bucket), check_text("name", name), _once(data)))
 
     async def read_object(self, agent: str, bucket: str, name: str, *, bytes_max: int = 65536) -> bytes | None:
         self._check(agent, "object", f"{bucket}/{name}")
         store = await self._offices.objects(agent)
         read = b""
         try:
-            found = await store.open(check_name(bucket, "bucket"), check_text("name", name))
+            found = await store.open(check_bucket(bucket), check_text("name", name))
         except NotFound:
             return None
         async for chunk in (chunks := found.chunks()):
@@ -108,7 +108,7 @@ class OfficeHands(Hands):
     async def object_to_file(self, agent: str, bucket: str, name: str, path: str, *, key: str) -> int:
         self._check(agent, "object", f"{bucket}/{name}")
         store = await self._offices.objects(agent)
-        found = await store.open(check_name(bucket, "bucket"), check_text("name", name))
+        found = await store.open(check_bucket(bucket), check_text("name", name))
         size_bytes: int = found.info.size_bytes
         await office_files.write_file(self._offices, agent, USER, check_path(path), found.chunks(), size_bytes)
         return size_bytes
@@ -117,14 +117,14 @@ class OfficeHands(Hands):
         self, agent: str, bucket: str | None = None, prefix: str = "", *, limit: int = 1000
     ) -> list[dict[str, Any]]:
         store = await self._offices.objects(self._check(agent, "object"))
-        checked = None if bucket is None else check_name(bucket, "bucket")
+        checked = None if bucket is None else check_bucket(bucket)
         return [_described(one) for one in await store.list(checked, check_text("prefix", prefix), limit=limit)]
 
     async def delete_object(self, agent: str, bucket: str, name: str, *, key: str) -> bool:
         self._check(agent, "object", f"{bucket}/{name}")
         store = await self._offices.objects(agent)
         try:
-            await store.delete(check_name(bucket, "bucket"), check_text("name", name))
+            await store.delete(check_bucket(bucket), check_text("name", name))
         except NotFound:
             return False
         return True

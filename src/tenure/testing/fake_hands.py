@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from tenure.errors import AlreadyExists, DatabaseError, DoorClosed, InvalidArgument, NotFound, SandboxDead
-from tenure.names import check_name
+from tenure.names import check_bucket, check_name
 from tenure.testing.fake_program import FakeProgram, open_fake_program
 from tenure.testing.fake_signals import FileSignals, SignalServer
 from tenure.work.hands import (
@@ -265,7 +265,7 @@ class FakeHands(Hands):
     def _object(self, agent: str, bucket: str, name: str) -> Path:
         if any(part in ("", ".", "..") for part in name.split("/")):
             raise InvalidArgument(f"{name!r} is not a valid object name.")
-        return self._reach(agent) / "objects" / check_name(bucket, "bucket") / name
+        return self._reach(agent) / "objects" / check_bucket(bucket) / name
 
     async def notify(self, agent: str, subject: str, body: str, *, key: str, run_id: str | None = None) -> None:
         self._office(agent)

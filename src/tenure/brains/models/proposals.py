@@ -12,7 +12,7 @@ from tenure.brains.playbook.graph import cycle_in, upstream_of
 from tenure.brains.playbook.problems import did_you_mean
 from tenure.brains.playbook.schema import STEP_ID
 from tenure.errors import InvalidName
-from tenure.names import check_name
+from tenure.names import check_bucket
 from tenure.work import plan as p
 from tenure.work import template
 from tenure.work.state import Phase
@@ -145,7 +145,7 @@ def _problems_of(step: _Step, proposal: Proposal, upstream: list[str]) -> list[s
     problems: list[str] = []
     if step.put:
         try:
-            check_name(step.put.bucket, "bucket")
+            check_bucket(step.put.bucket)
         except InvalidName as error:
             problems.append(f"{step.id}: put.bucket: {error.message}")
     for text in _texts(step):

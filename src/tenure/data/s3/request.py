@@ -1,7 +1,7 @@
 """One request of S3's protocol, as it came, and what names a bucket and a key in it.
 
-A bucket is named by the path (`/bucket/key`) or by the host (`bucket.s3.example/key`). Bytes are kept as they were received, since
-a signature is over those; keys are decoded once and never normalised, so `..` and `//` are parts of names.
+A bucket is named by the path (`/bucket/key`) or by the host (`bucket.s3.example/key`). Bytes are kept as they were received,
+since a signature is over those; keys are decoded once and never normalised, so `..` and `//` are parts of names.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class S3Request:
         return (self.headers.get(name) or default).strip()
 
 
+def anything(action: str, bucket: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Authenticated:
     """`principal` None is anonymous. `body` is the content: chunks decoded, and raised in (`S3Error`) before its end is accepted
@@ -60,6 +64,9 @@ class Authenticated:
 
     principal: Principal | None
     body: AsyncIterator[bytes]
+    allows: Callable[[str, str], bool] = anything
+    """Whether what was signed with may be used for an action ("object:read") on a bucket; "" is the list of buckets. Asked beside
+    `authorize`: a key may be for less than its principal."""
 
 
 Authenticate = Callable[[S3Request], Awaitable[Authenticated]]

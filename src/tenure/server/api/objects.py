@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from tenure import wire
-from tenure.names import check_name
+from tenure.names import check_bucket
 from tenure.server import office_files
 from tenure.server.access import AgentName, Has, of_agent, of_object, requires
 from tenure.server.checks import check_path, check_text
@@ -35,7 +35,7 @@ async def list_objects(
 ) -> Any:
     """By bucket and name."""
     if bucket is not None:
-        check_name(bucket, "bucket")
+        check_bucket(bucket)
     store = await has.offices.objects(name)
     return {"objects": await store.list(bucket, check_text("prefix", prefix), limit=limit)}
 
@@ -51,7 +51,7 @@ async def put_object(name: AgentName, bucket: str, object_name: ObjectName, requ
     store = await has.offices.objects(name)
     content_type = request.headers.get("content-type")
     return await store.put(
-        check_name(bucket, "bucket"),
+        check_bucket(bucket),
         check_text("name", object_name),
         request.stream(),
         content_type=content_type[:CONTENT_TYPE_CHARS_MAX] if content_type else None,
@@ -66,7 +66,7 @@ async def put_object(name: AgentName, bucket: str, object_name: ObjectName, requ
 )
 async def get_object(name: AgentName, bucket: str, object_name: ObjectName, has: Has) -> StreamingResponse:
     store = await has.offices.objects(name)
-    found = await store.open(check_name(bucket, "bucket"), check_text("name", object_name))
+    found = await store.open(check_bucket(bucket), check_text("name", object_name))
     headers = {
         "content-length": str(found.info.size_bytes),
         "etag": f'"{found.info.sha256}"',
@@ -83,7 +83,7 @@ async def get_object(name: AgentName, bucket: str, object_name: ObjectName, has:
 )
 async def delete_object(name: AgentName, bucket: str, object_name: ObjectName, has: Has) -> None:
     store = await has.offices.objects(name)
-    await store.delete(check_name(bucket, "bucket"), check_text("name", object_name))
+    await store.delete(check_bucket(bucket), check_text("name", object_name))
 
 
 @router.post(
@@ -93,7 +93,7 @@ async def delete_object(name: AgentName, bucket: str, object_name: ObjectName, h
 )
 async def object_from_file(name: AgentName, body: wire.ObjectFromFileRequest, has: Has) -> Any:
     """Copies a file of the office into its object storage; a second call replaces the object by the same."""
-    bucket, object_name = check_name(body.bucket, "bucket"), check_text("name", body.name)
+    bucket, object_name = check_bucket(body.bucket), check_text("name", body.name)
     path = check_path(body.path)
     store = await has.offices.objects(name)
     chunks = await office_files.read_file(has.offices, name, "agent", path, FILE_BYTES_MAX)
@@ -105,7 +105,7 @@ async def object_from_file(name: AgentName, body: wire.ObjectFromFileRequest, ha
 )
 async def file_from_object(name: AgentName, body: wire.FileFromObjectRequest, has: Has) -> Any:
     """Copies an object of the office into a file of it, which is replaced as a whole."""
-    bucket, object_name = check_name(body.bucket, "bucket"), check_text("name", body.name)
+    bucket, object_name = check_bucket(body.bucket), check_text("name", body.name)
     path = check_path(body.path)
     found = await (await has.offices.objects(name)).open(bucket, object_name)
     await office_files.write_file(has.offices, name, "agent", path, found.chunks(), found.info.size_bytes)
