@@ -1,4 +1,4 @@
-"""Shared databases for tests: real PostgreSQL on plain directories or btrfs, agents that need no office, doors that psql can use."""
+"""Shared databases for tests: real PostgreSQL on directories or btrfs, agents that need no office, doors that psql can use."""
 
 from __future__ import annotations
 
@@ -81,13 +81,17 @@ def _databases(settings: Settings, control: ControlDatabase, driver: VolumeDrive
 
 
 @asynccontextmanager
-async def shop(control: ControlDatabase, settings: Settings | None = None, driver: VolumeDriver | None = None) -> AsyncIterator[Shop]:
+async def shop(
+    control: ControlDatabase, settings: Settings | None = None, driver: VolumeDriver | None = None
+) -> AsyncIterator[Shop]:
     """On a home of its own; everything is stopped at the end."""
     own = settings is None
     settings = settings or new_home()
     driver = driver or DirectoryDriver()
     changed: list[str] = []
-    made = Shop(settings, control, driver, GrantStore(control), _databases(settings, control, driver, changed), changed=changed)
+    made = Shop(
+        settings, control, driver, GrantStore(control), _databases(settings, control, driver, changed), changed=changed
+    )
     if own:
         _share_template(settings)
     try:

@@ -82,6 +82,7 @@ def api_document() -> dict[str, Any]:
         "archiving",
         "signals",
         "brains",
+        "databases",
     )
     none: dict[str, Any] = dict.fromkeys(names)
     services = Services(Settings(), **none)

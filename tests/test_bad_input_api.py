@@ -29,6 +29,7 @@ from tenure.server.gateway.passes import Passes
 from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.testing.fake_brains import FakeBrains
+from tenure.testing.fake_databases import FakeDatabases
 from tenure.testing.fake_exports import FakeArchiving, exports_of
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
@@ -308,6 +309,7 @@ class Target:
             FakeArchiving(offices),
             FileSignals(Path(self.told.name)),
             FakeBrains(),
+            FakeDatabases(),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

@@ -56,6 +56,7 @@ OFFICE_ACTIONS = frozenset(
         "agent:read",
         "agent:lease",
         "database:connect",
+        "databases:list",
         "object:read",
         "object:write",
         "object:delete",

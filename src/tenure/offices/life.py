@@ -79,6 +79,7 @@ class Offices:
         self._held: dict[str, Office] = {}
         self._resting: dict[int, asyncio.Task[None]] = {}
         self._rest_slots = asyncio.Semaphore(RESTS_AT_ONCE)
+        self._on_deleted: list[Callable[[str], Awaitable[None]]] = []
         self.snapshots = make_snapshots(self._office)
         self._care = make_care(self.snapshots, self._office, lambda: list(self._held.values()))
 
@@ -116,6 +117,10 @@ class Offices:
             await self._demolish(office)
             return
         await self._store.set_stage(record.name, "asleep")
+
+    def on_deleted(self, end: Callable[[str], Awaitable[None]]) -> None:
+        """`end` is awaited with the name of each agent that is deleted, before another can have it; perhaps twice."""
+        self._on_deleted.append(end)
 
     async def close(self) -> None:
         """For `tenure down`: every office is put to sleep."""
@@ -263,6 +268,8 @@ class Offices:
     async def _demolish(self, office: Office) -> None:
         await self.snapshots.remove_all(office.record)
         await office.demolish()
+        for ended in self._on_deleted:
+            await ended(office.record.name)
         await self._store.remove(office.record.name)
         self._care.healer.forget(office.record.name)
         self._held.pop(office.record.name, None)

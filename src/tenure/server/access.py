@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from tenure import wire
 from tenure.errors import Unauthenticated
 from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
+from tenure.identity.grants import granted
 from tenure.names import check_name
 from tenure.server.checks import check_id, check_question
 from tenure.server.scopes import principal_of
@@ -95,6 +96,27 @@ async def of_new_agent(body: wire.AgentRequest) -> Resource:
 
 async def of_object(name: AgentName, bucket: str, object_name: str) -> Resource:
     return Resource("object", owner=name, name=f"{bucket}/{object_name}")
+
+
+async def database_name(name: Annotated[str, Path(description="Name of the shared database")]) -> str:
+    """The path's database name, checked. Raises `InvalidName`."""
+    return check_name(name, "database")
+
+
+DatabaseName = Annotated[str, Depends(database_name)]
+
+
+async def of_database(name: DatabaseName, caller: Caller, has: Has) -> Resource:
+    """The shared database in the path, with what was granted of it to the caller."""
+    resource = Resource("database", name=name)
+    if caller.kind is not PrincipalKind.OFFICE:
+        return resource
+    return granted(resource, await has.databases.find_grant(caller, name))
+
+
+async def of_databases(caller: Caller) -> Resource:
+    """All shared databases that the caller may see: the list confines itself."""
+    return Resource("databases", owner=owned_by(caller))
 
 
 async def of_new_run(body: wire.RunRequest) -> Resource:

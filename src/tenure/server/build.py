@@ -15,9 +15,13 @@ from tenure.channels.inbox import Inbox
 from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
+from tenure.data.shared.databases import Databases
+from tenure.data.shared.store import DatabaseStore
 from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
+from tenure.identity.endings import Endings
+from tenure.identity.grants import GrantStore
 from tenure.offices import furnish
 from tenure.offices.archives.archiving import Archiving
 from tenure.offices.archives.depot import Depot
@@ -64,6 +68,8 @@ EXPORTS_EVERY_S = 5.0
 REST_EVERY_S = 1.0
 POOL_EVERY_S = 2.0
 SUPERVISE_EVERY_S = 5.0
+DATABASES_EVERY_S = 1.0
+GRANTS_EVERY_S = 1.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -117,6 +123,10 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             current_image(settings).path,
             lambda entries: check_entries(entries, clients.presets),
         )
+        grants = GrantStore(database)
+        databases = Databases(DatabaseStore(database), grants, settings, volumes, offices.need)
+        endings = Endings(grants, {"database": databases.end})
+        offices.on_deleted(lambda agent: endings.forget(Principal(PrincipalKind.OFFICE, agent)))
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
         services = Services(
@@ -131,6 +141,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             archiving=Archiving(settings, exports, depot, offices, runs.open_of),
             signals=SignalStore(database),
             brains=Brains(store),
+            databases=databases,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -142,12 +153,16 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         }
         await offices.adopt_all()
         await exports.tidy()
+        await databases.adopt_all()
         chores = [
             Chore("keeping the pool mounted", POOL_EVERY_S, partial(asyncio.to_thread, parts.mount_pool)),
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
             Chore("exporting by schedule", EXPORTS_EVERY_S, exports.schedules.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
             Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
+            Chore("keeping limits of shared databases", DATABASES_EVERY_S, databases.look),
+            Chore("letting shared databases sleep", REST_EVERY_S, databases.rest_idle),
+            Chore("ending grants", GRANTS_EVERY_S, endings.sweep),
         ]
         try:
             async with doing(chores):
@@ -161,6 +176,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         finally:
             await exports.close()
             await offices.close()
+            await databases.close()
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -12,13 +12,17 @@ and `DoorError` when it does not answer.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from tenure import wire
 from tenure.export_keys import Key
+from tenure.identity.authorize import Principal
+from tenure.identity.grants import Grant
 from tenure.offices.models import SnapshotKind, StepMark
+from tenure.postgres.client import Connection
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
 from tenure.work.forks import ForkPoint
@@ -466,6 +470,64 @@ class SignalsOf(Protocol):
     async def ask(self, agent: str, key: str, question: wire.ProgramQuestion) -> None: ...
 
 
+class Databases(Protocol):
+    """Shared databases: values with the attributes of the models in `tenure.wire.databases`. Whatever names one raises `NotFound`
+    when there is none. With an `agent` statements run with what was granted to it, and raise `Forbidden` when nothing was;
+    without as the owner."""
+
+    async def create(self, name: str, limits: Mapping[str, float | None]) -> Any:
+        """Raises `InvalidName`, `InvalidArgument`, `AlreadyExists`, `DiskFull`."""
+        ...
+
+    async def need(self, name: str) -> None: ...
+    async def get(self, name: str) -> Any: ...
+    async def list(self, principal: Principal | None = None) -> Sequence[Any]:
+        """All, or those that were granted to an office."""
+        ...
+
+    async def delete(self, name: str) -> None: ...
+    async def wake(self, name: str) -> Any: ...
+    async def sleep(self, name: str) -> Any: ...
+    async def limit(self, name: str, limits: Mapping[str, float | None]) -> Any: ...
+    async def execute(
+        self,
+        name: str,
+        statement: str,
+        *,
+        agent: str | None = None,
+        key: str | None = None,
+        rows_max: int = 1000,
+        read_only: bool = False,
+    ) -> SqlResult: ...
+    async def csv(self, name: str, statement: str, *, agent: str | None = None) -> AsyncGenerator[bytes]: ...
+    def connection(self, name: str, timeout_s: float = 3600.0) -> AbstractAsyncContextManager[Connection]:
+        """As the owner, for COPY and transactions."""
+        ...
+
+    async def grant(
+        self,
+        name: str,
+        agent: str,
+        level: str,
+        *,
+        by: Principal,
+        tables: Mapping[str, str | None] | None = None,
+        expires_at: datetime | None = None,
+    ) -> Any:
+        """`tables` are conditions on rows by table, None for all rows; without it all of the database. Raises
+        `InvalidArgument`, `Conflict`."""
+        ...
+
+    async def revoke(self, name: str, agent: str) -> None: ...
+    async def grants(self, name: str) -> Sequence[Any]: ...
+    async def find_grant(self, principal: Principal, name: str) -> Grant | None: ...
+    async def take_snapshot(self, name: str, snapshot: str | None = None) -> Any: ...
+    async def snapshots(self, name: str) -> Sequence[Any]: ...
+    async def delete_snapshot(self, name: str, snapshot: str) -> None: ...
+    async def restore_snapshot(self, name: str, snapshot: str) -> Any: ...
+    async def fork(self, name: str, new: str, snapshot: str | None = None) -> Any: ...
+
+
 class SshKey(Protocol):
     """With the attributes of `wire.SshKey`."""
 
@@ -541,6 +603,7 @@ class Services:
     archiving: Archiving
     signals: SignalsOf
     brains: Brains
+    databases: Databases
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

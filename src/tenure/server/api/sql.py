@@ -32,7 +32,7 @@ async def sql(name: AgentName, body: wire.SqlRequest, request: Request, has: Has
     key = check_text("key", body.key) if body.key is not None else None
     database = await has.offices.database(name)
     work = database.execute(body.statement, key=key, rows_max=body.rows_max, read_only=body.read_only)
-    return await work if key is not None else await _while_wanted(request, work)
+    return await work if key is not None else await while_wanted(request, work)
 
 
 @router.post(
@@ -46,8 +46,13 @@ async def csv(name: AgentName, body: wire.CsvRequest, request: Request, has: Has
     answer off."""
     check_text("statement", body.statement)
     database = await has.offices.database(name)
-    pieces = _pieces(await _while_wanted(request, database.csv(body.statement)))
-    first = await _while_wanted(request, anext(pieces, b""))
+    return await csv_answer(request, database.csv(body.statement))
+
+
+async def csv_answer(request: Request, rows: Awaitable[AsyncGenerator[bytes]]) -> StreamingResponse:
+    """Streams the rows of a query; one that fails early is answered with its error."""
+    pieces = _pieces(await while_wanted(request, rows))
+    first = await while_wanted(request, anext(pieces, b""))
     return StreamingResponse(_all(first, pieces), media_type="text/csv; charset=utf-8")
 
 
@@ -71,7 +76,7 @@ async def _all(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[byte
             yield piece
 
 
-async def _while_wanted(request: Request, work: Awaitable[T]) -> T:
+async def while_wanted(request: Request, work: Awaitable[T]) -> T:
     """What `work` returns; it is cancelled when the caller goes away: nobody waits for the rows of an interrupted query."""
     task, left = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
     try:
