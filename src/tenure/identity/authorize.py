@@ -61,6 +61,7 @@ OFFICE_ACTIONS = frozenset(
         "object:write",
         "object:delete",
         "object:list",
+        "bucket:configure",
         "egress:connect",
         "message:create",
         "run:read",

@@ -124,6 +124,14 @@ class Wanted:
     after_version: str = ""
     limit: int = PAGE_MAX
     versions: bool = False
+    within: str = ""
+    """Only keys that begin so are there: what is listed tells nothing of others."""
+
+    @property
+    def keys_prefix(self) -> str | None:
+        """What all keys of the listing begin with; None when there can be none."""
+        longer, shorter = sorted((self.prefix, self.within), key=len, reverse=True)
+        return longer if longer.startswith(shorter) else None
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,10 @@ class ObjectBackend(Protocol):
 
     async def set_tags(self, key: str, tags: Mapping[str, str], version_id: str | None = None) -> Version:
         """Raises as `open`, and MethodNotAllowed for a delete marker."""
+        ...
+
+    async def set_extra(self, key: str, name: str, value: Any, version_id: str | None = None) -> Version:
+        """One of what the gateway keeps with the version. Raises as `set_tags`."""
         ...
 
     async def settings(self) -> Settings: ...

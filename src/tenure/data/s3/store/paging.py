@@ -14,7 +14,7 @@ def page_of(
 ) -> Page:
     """`keys_after(key, inclusive)` gives keys of the prefix in order. `versions_of` a key gives those that are listed: all,
     the newest first, or at most the latest; a key that has none is not there."""
-    if wanted.limit == 0:
+    if wanted.limit == 0 or wanted.keys_prefix is None:
         return Page((), (), False)
     found, prefixes = list[Version](), list[str]()
     start, inclusive = wanted.after, bool(wanted.after_version)

@@ -383,19 +383,30 @@ class VolumeBucket:
         return await self.store.run(self._page, wanted)
 
     async def set_tags(self, key: str, tags: Mapping[str, str], version_id: str | None = None) -> Version:
+        return await self._amend(key, version_id, lambda meta: meta | {"tags": dict(tags)})
+
+    async def set_extra(self, key: str, name: str, value: Any, version_id: str | None = None) -> Version:
+        return await self._amend(
+            key, version_id, lambda meta: meta | {"extra": dict(meta.get("extra") or {}) | {name: value}}
+        )
+
+    async def _amend(
+        self, key: str, version_id: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> Version:
+        """Puts a copy of the version's file, of which other things are known, in its place."""
+        store = self.store
         for _ in range(LOOKS_MAX):
+            passage = await store.gate.enter()
             found = await self.open(key, version_id)
             if found.file is None:
                 raise S3Error("MethodNotAllowed", headers={"x-amz-delete-marker": "true"})
+            version = found.version
             with found.file as source:
-                passage = await self.store.gate.enter()
-                async with self.store.writing() as (path, file):
-                    meta = await self.store.run(self._copy_tagged, source, file, key, tags)
-                    async with self.store.gate.passing(passage):
-                        if await self.store.run(self._replace, path, source, key, found.version.version_id):
-                            return files.version_of(
-                                key, found.version.version_id, meta, is_latest=found.version.is_latest
-                            )
+                async with store.writing() as (path, file):
+                    meta = await store.run(_copy_changed, source, file, key, change)
+                    async with store.gate.passing(passage):
+                        if await store.run(self._replace, path, source, key, version.version_id):
+                            return files.version_of(key, version.version_id, meta, is_latest=version.is_latest)
         raise S3Error("OperationAborted")
 
     async def settings(self) -> Settings:
@@ -565,14 +576,6 @@ class VolumeBucket:
         self._sync(target)
         return Deleted(version_id, is_marker=True)
 
-    def _copy_tagged(self, source: BinaryIO, file: BinaryIO, key: str, tags: Mapping[str, str]) -> dict[str, Any]:
-        meta = files.read_meta(source.fileno())
-        size = int(meta.pop("size"))
-        files.append_file(file, source.fileno(), size)
-        meta["tags"] = dict(tags)
-        files.seal(file, key, meta, size)
-        return meta | {"size": size}
-
     def _replace(self, incoming: Path, old: BinaryIO, key: str, version_id: str) -> bool:
         """False when the version's file is not `old` any more."""
         target = self._path(key, version_id)
@@ -606,7 +609,7 @@ class VolumeBucket:
             return [files.version_of(key, latest.version_id, latest.meta, is_latest=True)]
 
         def keys_after(key: str, inclusive: bool) -> Iterator[str]:
-            return store.keys.after(self.name, key, wanted.prefix, inclusive=inclusive)
+            return store.keys.after(self.name, key, wanted.keys_prefix or "", inclusive=inclusive)
 
         return page_of(wanted, keys_after, versions_of)
 
@@ -635,6 +638,17 @@ def check_key(key: str) -> bytes:
     if len(encoded) > 1024:
         raise S3Error("KeyTooLongError")
     return encoded
+
+
+def _copy_changed(
+    source: BinaryIO, file: BinaryIO, key: str, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    meta = files.read_meta(source.fileno())
+    size = int(meta.pop("size"))
+    files.append_file(file, source.fileno(), size)
+    meta = change(meta)
+    files.seal(file, key, meta, size)
+    return meta | {"size": size}
 
 
 def _digest(key: str) -> str:
