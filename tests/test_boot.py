@@ -102,7 +102,10 @@ class FakeOffice:
         path = self.settings.home
         return SandboxSpec(id=RECORD.name, root=self.volume / "rootfs", doorway=path, officed_dir=path, hostname="x")
 
+    hosts = "127.0.0.1 localhost\n"
+
     async def listen(self) -> None: ...
+    async def introduce(self) -> None: ...
 
 
 class Bench:

@@ -111,7 +111,14 @@ class Bootable(Protocol):
     @property
     def environment(self) -> dict[str, str]: ...
     def spec(self) -> SandboxSpec: ...
+    @property
+    def hosts(self) -> str:
+        """Its hosts file."""
+        ...
+
     async def listen(self) -> None: ...
+    async def introduce(self) -> None:
+        """Tells the office, whose door is open, who its neighbours are now. Does not raise."""
 
 
 @dataclass(frozen=True)
@@ -211,12 +218,12 @@ class Boot:
 
     async def _furnish(self) -> None:
         office = self.office
+        await office.listen()
         complaints = await asyncio.to_thread(
-            furnish.before_boot, self.settings, office.record, office.volume, office.environment
+            furnish.before_boot, self.settings, office.record, office.volume, office.environment, office.hosts
         )
         for complaint in complaints:
             office.log.write("office", f"boots all the same: {complaint}")
-        await office.listen()
 
     async def _from_image(self, image: StartFromImage) -> bool:
         """Whether the sandbox runs again with the memory that it had."""
@@ -234,6 +241,7 @@ class Boot:
 
     async def _open_door(self) -> None:
         await door_of(self.office, self.sandboxes, DEADLINES_S[Stage.DOOR])
+        await self.office.introduce()
 
     async def _probe(self) -> None:
         office = self.office

@@ -6,7 +6,7 @@ The root belongs to the agent, who may have replaced any file by a symbolic link
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import asyncssh
@@ -34,7 +34,14 @@ HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 HOST_KEY_KINDS = ("ed25519", "ecdsa", "rsa", "dsa")
 
 
-def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str]) -> list[str]:
+def hosts_file(name: str, neighbours: Mapping[str, str]) -> str:
+    """/etc/hosts of the office `name`; `neighbours` are addresses by host."""
+    return HOSTS.format(name=name) + "".join(f"{address} {host}\n" for host, address in neighbours.items())
+
+
+def before_boot(
+    settings: Settings, record: OfficeRecord, volume: Path, environment: dict[str, str], hosts: str
+) -> list[str]:
     """Writes what may have changed since the last boot. Fast: it is on the way of every wake. Returns what could not be
     written: an office whose root is full or ruined boots all the same, for how else could it be mended."""
     root = volume / "rootfs"
@@ -43,7 +50,7 @@ def before_boot(settings: Settings, record: OfficeRecord, volume: Path, environm
     steps: tuple[Callable[[], object], ...] = (
         lambda: in_common(settings, volume),
         lambda: write_file(root, "etc/hostname", f"{record.name}\n".encode()),
-        lambda: write_file(root, "etc/hosts", HOSTS.format(name=record.name).encode()),
+        lambda: write_file(root, "etc/hosts", hosts.encode()),
         lambda: _ensure_host_key(root, record.name),
         lambda: write_file(root, "etc/ssh/sshd_config.d/20-tenure-environment.conf", f"{setenv}\n".encode()),
     )

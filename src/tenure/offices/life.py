@@ -348,6 +348,10 @@ class Offices:
         await self._care.healer.forgive(name, "a rebuild was asked for")
         return await self._care.rebuilder.rebuild(name, "it was asked for")
 
+    async def neighbours_changed(self, name: str) -> None:
+        """To be called when something was granted to it, or taken away. See `Office.neighbours_changed`."""
+        await (await self._office(name)).neighbours_changed()
+
     # --- commands -----------------------------------------------------------------------------------------------------------
     async def run(
         self,

@@ -15,12 +15,15 @@ from typing import Protocol
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
 from tenure.errors import Conflict, DoorClosed, NotFound, SandboxDead, SandboxError, TenureError
+from tenure.offices import furnish
 from tenure.offices.boot import Boot, Note, StartFromImage, door_of
 from tenure.offices.clones import Clones, write_office_file
 from tenure.offices.door.door import Door, Drained
 from tenure.offices.log import office_log
 from tenure.offices.memory import MemoryImage
 from tenure.offices.models import OfficeRecord, OfficeView, Usage
+from tenure.offices.neighbourhood import Neighbourhood
+from tenure.offices.neighbours import NeighbourSource
 from tenure.offices.rest import RestPolicy, Tier, due
 from tenure.offices.sandboxes.base import SandboxDriver, SandboxSpec, SandboxState
 from tenure.offices.spares import SpareVolumes
@@ -43,7 +46,8 @@ FORWARDS = (
     ("127.0.0.4:8700", "api"),
     ("127.0.0.5:3128", "egress"),
 )
-"""What an office can reach: its own loopback addresses, each forwarded to a socket of its doorway. Nothing else exists."""
+"""What every office can reach: its own loopback addresses, each forwarded to a socket of its doorway. Beside them there are only
+its neighbours (`Neighbourhood`), which come and go."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +103,7 @@ class OfficeParts:
     """Mounts the pool when it is not. Raises `SetupError`."""
     depot: Depot | None = None
     """None where no office is ever archived."""
+    neighbours: Sequence[NeighbourSource] = ()
 
 
 class Office:
@@ -123,6 +128,7 @@ class Office:
         )
         self.objects = ObjectStore(self.volume / "objects")
         self.log = office_log(settings, record.name)
+        self._neighbourhood = Neighbourhood(record.name, self.doorway, self.use, self.log, parts.neighbours)
         self._parts, self._health = parts, health
         self._changing = asyncio.Lock()
         self._listening: list[Listener] | None = None
@@ -255,6 +261,7 @@ class Office:
         if state is SandboxState.RUNNING and self._listening is not None:
             try:  # all connections may be in use for a moment; only a silent door is a reason to act
                 await self.door.wait_open()
+                await self.introduce()  # neighbours may have come and gone while it was paused
                 return
             except DoorClosed:
                 self.log.write("office", "the sandbox runs but its door is silent")
@@ -301,11 +308,35 @@ class Office:
         self._listening = []
         for name, factory in self._parts.listeners.items():
             self._listening.append(await factory(self.record, self.doorway / f"{name}.sock", self.use))
+        await self._neighbourhood.open()
+
+    @property
+    def hosts(self) -> str:
+        return furnish.hosts_file(self.record.name, self._neighbourhood.hosts)
+
+    async def introduce(self) -> None:
+        """Tells the office, whose door is open, who its neighbours are now. Does not raise: one that is not told knows those
+        that it had, of whom none is served any more that went."""
+        try:
+            complaints = await self.door.declare_forwards(self._neighbourhood.forwards, self.hosts)
+        except TenureError as error:
+            complaints = (error.message,)
+        for complaint in complaints:
+            self.log.write("office", f"neighbours: {complaint}")
+
+    async def neighbours_changed(self) -> None:
+        """Those that went are gone when this returns, their connections broken; those that came can be reached, if the office is
+        awake. One that is not learns of both when it wakes."""
+        await self._neighbourhood.settle()
+        async with self._changing:
+            if self._listening is not None and await self._sandbox_state() is SandboxState.RUNNING:
+                await self.introduce()
 
     async def _adopt(self) -> None:
         """A sandbox that outlived its server: open the doorway under it, and it dials in."""
         await self.listen()
         await door_of(self, self._parts.sandboxes, ADOPT_TIMEOUT_S)
+        await self.introduce()
         self.log.write("office", "adopted: it went on while no server ran")
 
     async def adopt(self) -> None:
@@ -465,6 +496,7 @@ class Office:
 
     async def _close_doorway(self) -> None:
         listening, self._listening = self._listening or [], None
+        await self._neighbourhood.close()
         for listener in listening:
             await listener.close()
         await self.database.close()
@@ -484,6 +516,7 @@ class Office:
             if await self._sandbox_state() is SandboxState.RUNNING:
                 await self.listen()
                 await self.door.wait_open()
+                await self.introduce()
                 return
         await self.ready()
 

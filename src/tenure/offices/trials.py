@@ -16,6 +16,7 @@ from pathlib import Path
 from tenure.data.database import OfficeDatabase
 from tenure.errors import TenureError
 from tenure.faultpoints import reach
+from tenure.offices import furnish
 from tenure.offices.boot import Boot, Failure, Stage
 from tenure.offices.door.door import Door
 from tenure.offices.log import OfficeLog
@@ -51,6 +52,13 @@ class _Candidate:
             hostname=self.record.name,
             limits=self.record.limits.for_sandbox(),
         )
+
+    @property
+    def hosts(self) -> str:
+        return furnish.hosts_file(self.record.name, {})
+
+    async def introduce(self) -> None:
+        """A trial has no neighbours."""
 
     async def listen(self) -> None:
         self.doorway.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,8 @@ async def _spawn(spec: SandboxSpec) -> tuple[int, int]:
     words = [
         "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *(() if os.geteuid() == 0 else ("--map-root-user",)),
         str(spec.officed_dir / "officed"), "--door", str(spec.doorway / "door.sock"),
-        "--jobs", str(spec.root / "var/lib/tenure/jobs"), "--own-process-space", "yes", *forwards,
+        "--jobs", str(spec.root / "var/lib/tenure/jobs"), "--hosts", str(spec.root / "etc/hosts"),
+        "--own-process-space", "yes", *forwards,
     ]  # fmt: skip
     # Not asyncio's subprocess: that one would kill the sandbox when its event loop ends, and sandboxes outlive the server.
     nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]

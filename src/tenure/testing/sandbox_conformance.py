@@ -62,6 +62,26 @@ async def a_started_sandbox_runs_officed_which_dials_the_door(bench: SandboxBenc
         assert argv[argv.index("--forward") + 1] == f"127.0.0.2:5432={door}/db.sock"
 
 
+async def officed_finds_the_hosts_file_and_sockets_that_come_and_go(bench: SandboxBench) -> None:
+    """As neighbours of an office do: it need not be started anew for them."""
+    hears = (
+        "import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['S']); print(s.recv(9).decode())"
+    )
+    async with await bench.office() as office:
+        await office.start()
+        argv = json.loads(await office.output("echo $PROBE_ARGV"))
+        hosts = argv[argv.index("--hosts") + 1]
+        await office.output(f"mkdir -p $(dirname {hosts}); echo 127.0.1.1 sales.db > {hosts}")
+        assert (office.spec.root / "etc/hosts").read_text() == "127.0.1.1 sales.db\n"
+        connect = f'S=$(dirname $PROBE_DOOR)/later.sock python3 -c "{hears}"'
+        for word in ("first", "second"):
+            server = await asyncio.start_unix_server(_says(word), office.spec.doorway / "later.sock")
+            assert await office.output(connect) == word
+            server.close()
+            (office.spec.doorway / "later.sock").unlink(missing_ok=True)
+            assert (await office.run(connect)).exit_code != 0
+
+
 async def starting_twice_is_a_conflict_and_harms_nothing(bench: SandboxBench) -> None:
     async with await bench.office() as office:
         await office.start()
@@ -288,6 +308,7 @@ SANDBOX_CONTRACTS: list[Contract] = [
     a_sandbox_never_started_is_absent,
     an_id_cannot_lead_elsewhere,
     a_started_sandbox_runs_officed_which_dials_the_door,
+    officed_finds_the_hosts_file_and_sockets_that_come_and_go,
     starting_twice_is_a_conflict_and_harms_nothing,
     two_starts_at_once_give_one_sandbox,
     the_root_outlives_the_sandbox,
@@ -309,6 +330,14 @@ SANDBOX_CONTRACTS: list[Contract] = [
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------------
+def _says(word: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    def arrived(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(word.encode())
+        writer.close()
+
+    return arrived
+
+
 async def _becomes(office: OfficeProbe, state: SandboxState) -> None:
     async def reached() -> bool:
         return await office.driver.state(office.id) is state

@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
@@ -358,6 +358,24 @@ class Door:
                 return CommandStatus(CommandState.EXITED, exit_code=127, output=text, output_bytes=len(text))
             raise error_of(payload)
         return parse_job_status(payload)
+
+    # --- neighbours --------------------------------------------------------------------------------------------------
+    async def declare_forwards(self, forwards: Sequence[tuple[str, str]], hosts: str) -> tuple[str, ...]:
+        """Tells the office all forwards (`address:port`, socket name in the doorway) that it has beside those it was started
+        with, and its hosts file: what it had and is not declared ends, with its connections. Returns what could not be done,
+        for a person. Raises `DoorClosed`, `DoorError`."""
+        request = DoorRequest("forwards", argv=tuple(f"{address}={name}" for address, name in forwards), hosts=hosts)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S), self._connection(request, counts=False) as (reader, _):
+                kind, payload = await read_frame(reader)
+        except TimeoutError as error:
+            raise DoorClosed(f"The office of {self.agent} did not answer within {ANSWER_TIMEOUT_S:g} s.") from error
+        if kind == frames.ERROR:
+            raise error_of(payload)
+        if kind != frames.FORWARDS:
+            raise DoorError("The office's door sent a malformed answer.")
+        lines = payload.decode("utf-8", "replace").splitlines()
+        return tuple(line[:REASON_CHARS_MAX] for line in lines[:REASONS_MAX])
 
     # --- byte streams ------------------------------------------------------------------------------------------------
     async def ssh(self) -> Stream:

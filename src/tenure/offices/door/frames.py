@@ -19,7 +19,7 @@ _FIELD = struct.Struct(">cI")
 HEADER = struct.Struct(">cI")
 
 STDIN, STDIN_END, RESIZE, SIGNAL = b"0", b"e", b"w", b"s"
-STARTED, STDOUT, STDERR, EXIT, JOB, ERROR = b"p", b"1", b"2", b"x", b"j", b"!"
+STARTED, STDOUT, STDERR, EXIT, JOB, FORWARDS, ERROR = b"p", b"1", b"2", b"x", b"j", b"f", b"!"
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class DoorRequest:
     tty: tuple[int, int] | None = None
     timeout_s: float | None = None
     wait_s: float | None = None
+    hosts: str | None = None
 
     def encode(self) -> bytes:
         """The request's bytes, length included. Raises `TooLarge`, and `ValueError` on a NUL (callers check their input)."""
         parts = [_text(b"o", self.op)]
-        for tag, value in ((b"k", self.key), (b"d", self.cwd), (b"u", self.user)):
+        for tag, value in ((b"k", self.key), (b"d", self.cwd), (b"u", self.user), (b"h", self.hosts)):
             if value is not None:
                 parts.append(_text(tag, value))
         if self.tty is not None:

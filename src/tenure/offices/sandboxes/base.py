@@ -6,7 +6,9 @@ What every driver guarantees of a running sandbox:
   mounts below; they have their own process space, host name and users, and a network of loopback only;
 - `/.tenure/bin` is `spec.officed_dir`, read-only; `/.tenure/door` is `spec.doorway`, in which a process may *connect* to
   the UNIX sockets that the server listens on, and do nothing else;
-- PID 1 reaps orphans and starts `officed` (the office's end of the door), which dials `/.tenure/door/door.sock`;
+- PID 1 reaps orphans and starts `officed` (the office's end of the door), which dials `/.tenure/door/door.sock`, and knows by
+  `--hosts` where the sandbox's hosts file lies (`etc/hosts` of `spec.root`), which it keeps for its neighbours;
+- a socket that the server makes in the doorway later can be connected to, and one that it removed cannot;
 - the limits hold for the sandbox as a whole: reaching one harms this sandbox only.
 
 A sandbox is named by `spec.id`, and a driver finds it again by this id after the server restarts: sandboxes outlive the

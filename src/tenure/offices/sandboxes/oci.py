@@ -11,6 +11,7 @@ BIN = "/.tenure/bin"
 DOOR = "/.tenure/door"
 OFFICED = f"{BIN}/officed"
 JOBS = "/var/lib/tenure/jobs"
+HOSTS = "/etc/hosts"
 TINI = "/usr/bin/tini-static"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -46,7 +47,7 @@ def config(spec: SandboxSpec, *, cgroup_path: str, tini: bool) -> dict[str, Any]
     limits = spec.limits
     forwards = [word for address, socket in spec.forwards for word in ("--forward", f"{address}={DOOR}/{socket}")]
     officed = [
-        OFFICED, "--door", f"{DOOR}/door.sock", "--jobs", JOBS, "--own-process-space", "yes", *forwards,
+        OFFICED, "--door", f"{DOOR}/door.sock", "--jobs", JOBS, "--hosts", HOSTS, "--own-process-space", "yes", *forwards,
     ]  # fmt: skip
     return {
         "ociVersion": "1.0.2",

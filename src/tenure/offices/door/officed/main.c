@@ -1,14 +1,13 @@
 /* Start and stop. */
 #include "officed.h"
 
-#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-const char *door_path, *jobs_dir;
+const char *door_path, *jobs_dir, *hosts_path;
 int own_process_space;
 
 static void make_dirs(const char *path) {
@@ -38,10 +37,12 @@ int main(int argc, char **argv) {
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--door")) door_path = argv[i + 1];
         else if (!strcmp(argv[i], "--jobs")) jobs_dir = argv[i + 1];
+        else if (!strcmp(argv[i], "--hosts")) hosts_path = argv[i + 1];
         else if (!strcmp(argv[i], "--own-process-space")) own_process_space = !strcmp(argv[i + 1], "yes");
     }
     if (!door_path || !jobs_dir) {
-        fprintf(stderr, "usage: officed --door SOCKET --jobs DIRECTORY [--own-process-space yes] [--forward ADDRESS:PORT=SOCKET]...\n");
+        fprintf(stderr, "usage: officed --door SOCKET --jobs DIRECTORY [--hosts FILE] [--own-process-space yes] "
+                        "[--forward ADDRESS:PORT=SOCKET]...\n");
         return 2;
     }
     make_dirs(jobs_dir);
@@ -49,8 +50,8 @@ int main(int argc, char **argv) {
     spawn_thread(prune_jobs, NULL);
     if (own_process_space) spawn_thread(keep_elevating, NULL);
     for (int i = 1; i + 1 < argc; i += 2)
-        if (!strcmp(argv[i], "--forward") && start_forward(argv[i + 1]))
-            fprintf(stderr, "officed: cannot forward %s: %s\n", argv[i + 1], strerror(errno));
+        if (!strcmp(argv[i], "--forward")) start_forward(argv[i + 1]);
+    start_forwarding();
     /* last: once the door is open, the office has all that it may reach */
     for (int i = 0; i < IDLE_CONNECTIONS; i++) spawn_thread(keep_dialling, NULL);
     int sig;

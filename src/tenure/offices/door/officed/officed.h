@@ -8,15 +8,18 @@
  * Wire format, all integers big-endian.
  *   request   u32 length, then fields: u8 tag, u32 length, bytes
  *             o op   k key   a argument*   e NAME=value*   d directory   u user   t "rows cols"   T timeout in ms   w wait in ms
+ *             h hosts file
  *   frame     u8 type, u32 length, bytes
  *   to us     0 stdin   e end of stdin   w "rows cols"   s "signal"
  *   from us   p started   1 stdout (empty: are you there?)   2 stderr   x "code timed_out"   j job status
- *             d drained or refused, a line each   ! error ("kind: message")
+ *             d drained or refused, a line each   f forwards: what could not be done, a line each   ! error ("kind: message")
  *
  * Operations: ping; run (attached: ends with the connection); job-start, job-status, job-stop, job-forget (a job belongs to
  * its key, not to a connection: its exit code stays in --jobs, its output until forgotten); dial (bytes to a port of the
- * office); ssh (bytes to an `sshd -i` of its own); drain (lets go of every connection until the door is there anew; refused
- * while commands or jobs run, or when something else would keep the office's memory from being saved).
+ * office); ssh (bytes to an `sshd -i` of its own); forwards (declares all forwards beside those of the command line, each an
+ * argument ADDRESS:PORT=SOCKET with the name of a socket beside the door's, and the office's hosts file: what is not declared
+ * ends, with its connections); drain (lets go of every connection until the door is there anew; refused while commands or
+ * jobs run, or when something else would keep the office's memory from being saved).
  *
  * It is one static binary mounted read-only from the host, so an office that deleted its root still has a door.
  */
@@ -52,7 +55,7 @@ enum {
 };
 
 /* What the command line said (main.c). */
-extern const char *door_path, *jobs_dir;
+extern const char *door_path, *jobs_dir, *hosts_path;
 extern int own_process_space; /* all processes that we see are the office's */
 
 /* io.c: time, whole reads and writes, frames, threads */
@@ -72,7 +75,7 @@ int spawn_thread(void *(*f)(void *), void *arg);
 
 /* request.c */
 struct request {
-    char *op, *key, *dir, *user, *tty;
+    char *op, *key, *dir, *user, *tty, *hosts;
     char *argv[ARGS_MAX + 1], *env[ARGS_MAX + 8];
     int argc, envc;
     int64_t timeout_ms, wait_ms;
@@ -140,7 +143,9 @@ size_t list_obstacles(char *at, size_t room);
 int enter_session(void); /* whether one more fits; leave_session() in any case that it did */
 void leave_session(void);
 void *keep_dialling(void *unused);
-int start_forward(char *text);
+void start_forward(const char *text); /* before start_forwarding */
+void start_forwarding(void);
+int declare_forwards(int conn, struct request *r);
 void *keep_elevating(void *unused);
 int sudo_main(int argc, char **argv);
 

@@ -34,6 +34,7 @@ struct request *read_request(int fd) {
         case 'd': r->dir = v; break;
         case 'u': r->user = v; break;
         case 't': r->tty = v; break;
+        case 'h': r->hosts = v; break;
         case 'a': if (r->argc < ARGS_MAX) r->argv[r->argc++] = v; break;
         case 'e': if (r->envc < ARGS_MAX) r->env[r->envc++] = v; break;
         /* numbers are parsed when all fields are terminated */

@@ -21,6 +21,7 @@ static int serve(int conn, struct request *r) {
     if (!strcmp(r->op, "run")) return run_attached(conn, r), -1;
     if (!strcmp(r->op, "dial")) return dial_port(conn, r), -1;
     if (!strcmp(r->op, "ssh")) return serve_ssh(conn, r), -1;
+    if (!strcmp(r->op, "forwards")) return declare_forwards(conn, r);
     if (!strcmp(r->op, "drain")) return drain(conn);
     if (!strncmp(r->op, "job-", 4) && !valid_key(r->key)) return send_text(conn, '!', "key: not a valid key");
     if (!strcmp(r->op, "job-start")) return start_job(conn, r);
