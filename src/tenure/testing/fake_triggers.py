@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tenure.errors import AlreadyExists, NotFound
+from tenure.faultpoints import reach
 from tenure.triggers.actions import Actions
 from tenure.triggers.goals import Brains, GoalAction, Runs
 from tenure.triggers.schedule import Firing, FiringState, ScheduleRecord, Taken
@@ -69,6 +70,7 @@ class FakeScheduleStore:
         ]
         for one in due:
             taken = take(one, now)
+            reach("schedule.taking")
             for firing in taken.firings:
                 self.rows.setdefault((firing.schedule, firing.due_at), firing)
             self.schedules[one.id] = replace(one, next_at=taken.next_at)
