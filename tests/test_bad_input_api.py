@@ -35,6 +35,7 @@ from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
 from tenure.testing.fake_signals import FileSignals
 from tenure.testing.fake_ssh_keys import FakeSshKeys
+from tenure.testing.fake_triggers import triggers_of
 
 pytest_plugins = ("fixtures.server",)
 
@@ -310,6 +311,7 @@ class Target:
             FileSignals(Path(self.told.name)),
             FakeBrains(),
             FakeDatabases(),
+            triggers_of(FakeRuns(), FakeBrains()),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

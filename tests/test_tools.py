@@ -182,6 +182,7 @@ async def test_what_reads_changes_nothing(desk: Desk) -> None:
         "note_list": {},
         "note_read": {"name": "n.md"},
         "goal_state": {"run": run_id},
+        "schedule_list": {},
     }
     assert reading.keys() == {tool.name for tool in CATALOGUE if tool.reads}
     for tool, arguments in reading.items():
@@ -466,6 +467,12 @@ EFFECTS = (
     Effect("message_owner", {"subject": "s"}, lambda desk: len(desk.office.messages(AGENT)), ("notify",)),
     Effect("snapshot", {"name": "s"}, lambda desk: len(desk.office.snapshots(AGENT)), ("keep_snapshot",)),
     Effect("goal_start", {"goal": "g"}, lambda desk: len(desk.office.runs()), ("start_run",)),
+    Effect(
+        "schedule_create",
+        {"name": "s", "goal": "g", "every": "1d"},
+        lambda desk: _schedules(desk),
+        ("create_schedule",),
+    ),
     Effect("object_put", {"bucket": "b", "name": "o", "text": "t"}, objects, ("write_object",)),
     Effect("object_put", {"bucket": "b", "name": "o", "path": "e"}, objects, ("put_object",)),
     Effect("object_to_file", {"bucket": "in", "name": "o", "path": "f"}, lines_of("f"), ("object_to_file",)),
@@ -479,6 +486,10 @@ EFFECTS = (
     ),
     Effect("http_request", {"url": "URL", "method": "POST"}, lambda desk: len(desk.came), COMMAND, STARTED),
 )
+
+
+def _schedules(desk: Desk) -> int:
+    return len(asyncio.run(desk.office.list_schedules(AGENT)))
 
 
 def _cancelled(desk: Desk) -> int:

@@ -21,6 +21,7 @@ from tenure.cli.commands import (
     previews,
     questions,
     runs,
+    schedules,
     secure_shell,
     server,
     snapshots,
@@ -32,7 +33,7 @@ ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
     *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
-    *("run", "runs", "questions", "answer", "costs", "inbox"),
+    *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
 
@@ -89,6 +90,7 @@ for noun in (
     runs,
     questions,
     costs,
+    schedules,
     inbox,
     secure_shell,
     ssh_keys,

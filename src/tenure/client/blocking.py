@@ -23,6 +23,7 @@ from tenure.client import calls, offices, views
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.schedules import Schedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
@@ -43,6 +44,7 @@ class Tenure:
         self.questions = Questions(self.transport)
         self.inbox = Inbox(self.transport)
         self.ssh_keys = SshKeys(self.transport)
+        self.schedules = Schedules(self.transport)
 
     def __enter__(self) -> Tenure:
         return self

@@ -25,6 +25,7 @@ from tenure.offices.models import SnapshotKind, StepMark
 from tenure.postgres.client import Connection
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
+from tenure.triggers.schedules import Schedules as GoalSchedules
 from tenure.work.forks import ForkPoint
 from tenure.work.hands import Command, CommandStatus, Signals, SqlResult
 from tenure.work.plan import Check
@@ -589,6 +590,13 @@ class Gateway:
 
 
 @dataclass(frozen=True)
+class Triggers:
+    """What begins work by itself."""
+
+    schedules: GoalSchedules
+
+
+@dataclass(frozen=True)
 class Services:
     """Everything that the API's routes use."""
 
@@ -604,6 +612,7 @@ class Services:
     signals: SignalsOf
     brains: Brains
     databases: Databases
+    triggers: Triggers
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

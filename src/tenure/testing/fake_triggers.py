@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from tenure.errors import AlreadyExists, NotFound
 from tenure.faultpoints import reach
+from tenure.server.services import Triggers
 from tenure.triggers.actions import Actions
 from tenure.triggers.goals import Brains, GoalAction, Runs
 from tenure.triggers.schedule import Firing, FiringState, ScheduleRecord, Taken
@@ -164,6 +165,6 @@ class FakeScheduleStore:
                 del self._over[schedule]
 
 
-def schedules_of(runs: Runs, brains: Brains) -> Schedules:
-    """The service itself, on rows in memory; goals begin runs in `runs`."""
-    return Schedules(FakeScheduleStore(), Actions(GoalAction(runs, brains)))
+def triggers_of(runs: Runs, brains: Brains) -> Triggers:
+    """The services themselves, on rows in memory; goals begin runs in `runs`."""
+    return Triggers(Schedules(FakeScheduleStore(), Actions(GoalAction(runs, brains))))
