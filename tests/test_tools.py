@@ -25,7 +25,7 @@ from tenure.testing.fake_hands import FakeHands
 from tenure.testing.faults import FaultyHands
 from tenure.work.effects import Blocked
 from tenure.work.failures import FailureClass
-from tenure.work.hands import Hands
+from tenure.work.hands import Hands, When
 from tenure.work.thoughts import RESULT_CHARS_MAX, CallResult, Purpose
 from tenure.work.toolbox import CallOrder
 
@@ -470,9 +470,10 @@ EFFECTS = (
     Effect(
         "schedule_create",
         {"name": "s", "goal": "g", "every": "1d"},
-        lambda desk: _schedules(desk),
+        lambda desk: _schedules(desk, "s"),
         ("create_schedule",),
     ),
+    Effect("schedule_delete", {"name": "old"}, lambda desk: 1 - _schedules(desk, "old"), ("delete_schedule",)),
     Effect("object_put", {"bucket": "b", "name": "o", "text": "t"}, objects, ("write_object",)),
     Effect("object_put", {"bucket": "b", "name": "o", "path": "e"}, objects, ("put_object",)),
     Effect("object_to_file", {"bucket": "in", "name": "o", "path": "f"}, lines_of("f"), ("object_to_file",)),
@@ -488,8 +489,8 @@ EFFECTS = (
 )
 
 
-def _schedules(desk: Desk) -> int:
-    return len(asyncio.run(desk.office.list_schedules(AGENT)))
+def _schedules(desk: Desk, name: str) -> int:
+    return [one.name for one in asyncio.run(desk.office.list_schedules(AGENT))].count(name)
 
 
 def _cancelled(desk: Desk) -> int:
@@ -519,6 +520,8 @@ async def prepared(desk: Desk, effect: Effect, requests: tuple[str, list[str]]) 
             await desk.office.write_object(AGENT, "in", "o", b"x\n", key="earlier")
         case "service_stop":
             await desk.good("service_start", name="old", command="exec sleep 600")
+        case "schedule_delete":
+            await desk.office.create_schedule(AGENT, "old", "g", When(every_s=86_400), key="earlier")
         case "http_request":
             arguments["url"] = url
         case _:

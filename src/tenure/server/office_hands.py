@@ -21,6 +21,7 @@ from tenure.server.api.objects import FILE_BYTES_MAX
 from tenure.server.api.runs import chosen_brain
 from tenure.server.checks import check_command, check_id, check_path, check_text
 from tenure.server.services import OfficeDatabase, Services
+from tenure.triggers.schedules import shown
 from tenure.work.hands import (
     Command,
     CommandStatus,
@@ -34,7 +35,6 @@ from tenure.work.hands import (
     When,
 )
 from tenure.work.schedules import goal_request, scheduled_goal
-from tenure.triggers.schedules import shown
 from tenure.work.subgoals import status_of_run
 
 USER = "agent"
