@@ -6,7 +6,7 @@
 
 SHELL := /bin/bash
 PYTHON ?= python3
-ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n --preserve-env=TENURE_HOME,TENURE_PORT,TENURE_SSH_PORT,TENURE_SSH_HOST,TENURE_POOL_GB,TENURE_DATABASE_URL,TENURE_TEST_HOME,http_proxy,https_proxy,no_proxy,SSL_CERT_FILE)
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n --preserve-env=TENURE_HOME,TENURE_PORT,TENURE_SSH_PORT,TENURE_SSH_HOST,TENURE_S3_PORT,TENURE_POOL_GB,TENURE_DATABASE_URL,TENURE_TEST_HOME,http_proxy,https_proxy,no_proxy,SSL_CERT_FILE)
 TENURE := $(ROOT) .venv/bin/tenure
 READY := .venv/.installed
 TENURE_TEST_HOME ?= /var/lib/tenure-test

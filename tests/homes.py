@@ -74,7 +74,7 @@ def make_home(shared: Settings, home: Path) -> tuple[Settings, IO[str]]:
     home.mkdir(parents=True)
     lock = (home / ".in-use").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    settings = Settings(home=home, port=free_port(), ssh_port=free_port())
+    settings = Settings(home=home, port=free_port(), ssh_port=free_port(), s3_port=free_port())
     share_parts(shared.home, settings)
     for directory in (settings.volumes_dir, settings.snapshots_dir, settings.run_dir, settings.logs_dir):
         directory.mkdir(parents=True)

@@ -28,6 +28,7 @@ from tenure.server.checks import ARG_BYTES_MAX
 from tenure.server.gateway.passes import Passes
 from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
+from tenure.testing.fake_access_keys import access_keys_of
 from tenure.testing.fake_brains import FakeBrains
 from tenure.testing.fake_databases import FakeDatabases
 from tenure.testing.fake_exports import FakeArchiving, exports_of
@@ -35,7 +36,6 @@ from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
 from tenure.testing.fake_signals import FileSignals
 from tenure.testing.fake_ssh_keys import FakeSshKeys
-from tenure.testing.fake_triggers import triggers_of
 
 pytest_plugins = ("fixtures.server",)
 
@@ -311,7 +311,7 @@ class Target:
             FileSignals(Path(self.told.name)),
             FakeBrains(),
             FakeDatabases(),
-            triggers_of(FakeRuns(), FakeBrains()),
+            access_keys_of(offices),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

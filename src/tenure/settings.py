@@ -10,6 +10,7 @@ from pathlib import Path
 DEFAULT_HOME = Path("/var/lib/tenure")
 DEFAULT_PORT = 7800
 DEFAULT_SSH_PORT = 2222
+DEFAULT_S3_PORT = 9000
 DEFAULT_SSH_HOST = "127.0.0.1"
 
 
@@ -23,6 +24,8 @@ class Settings:
     """Of the SSH gateway; 0: there is none. `from_environment` takes `DEFAULT_SSH_PORT` when nothing is said."""
     ssh_host: str = DEFAULT_SSH_HOST
     """Address that the SSH gateway listens on."""
+    s3_port: int = 0
+    """Of the S3 API for clients outside, on 127.0.0.1; 0: it is not there. As with `ssh_port`."""
     database_url: str | None = None
     """DSN of a PostgreSQL for the control database; None means the embedded one under `home`."""
     pool_bytes: int = 40 * 1024**3
@@ -50,7 +53,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
-        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_SSH_PORT`, `TENURE_SSH_HOST`, `TENURE_DATABASE_URL`,
+        """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_SSH_PORT`, `TENURE_SSH_HOST`, `TENURE_S3_PORT`, `TENURE_DATABASE_URL`,
         `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
         `TENURE_SNAPSHOTS_LAST`, `_HOURLY` and `_DAILY`, `TENURE_PAUSE_AFTER_S`,
         `TENURE_HIBERNATE_AFTER_S` and `TENURE_STOP_AFTER_S` (0: never), `TENURE_DEBUG`,
@@ -61,6 +64,7 @@ class Settings:
             port=int(env.get("TENURE_PORT") or DEFAULT_PORT),
             ssh_port=int(env.get("TENURE_SSH_PORT") or DEFAULT_SSH_PORT),
             ssh_host=env.get("TENURE_SSH_HOST") or DEFAULT_SSH_HOST,
+            s3_port=int(env.get("TENURE_S3_PORT") or DEFAULT_S3_PORT),
             database_url=env.get("TENURE_DATABASE_URL") or None,
             pool_bytes=int(float(env.get("TENURE_POOL_GB") or 40) * 1024**3),
             url=env.get("TENURE_URL") or None,
@@ -99,8 +103,13 @@ class Settings:
 
     @cached_property
     def keys_dir(self) -> Path:
-        """The owner's SSH key for office doors, and the SSH gateway's own key."""
+        """The owner's SSH key for office doors, the SSH gateway's own key, and what seals access keys of S3."""
         return self.home / "keys"
+
+    @cached_property
+    def s3_key_file(self) -> Path:
+        """What seals access keys of S3 in the database, and what short-lived ones are made of."""
+        return self.keys_dir / "s3.key"
 
     # --- PostgreSQL ----------------------------------------------------------------------------------------------
     @cached_property

@@ -16,12 +16,12 @@ from tenure.cli.commands import (
     exports,
     files,
     inbox,
+    keys,
     lifecycle,
     objects,
     previews,
     questions,
     runs,
-    schedules,
     secure_shell,
     server,
     snapshots,
@@ -32,8 +32,8 @@ from tenure.cli.commands import (
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
-    *("exec", "shell", "cp", "sql", "objects", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
-    *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),
+    *("exec", "shell", "cp", "sql", "objects", "key", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
+    *("run", "runs", "questions", "answer", "costs", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
 
@@ -87,10 +87,10 @@ for noun in (
     files,
     sql,
     objects,
+    keys,
     runs,
     questions,
     costs,
-    schedules,
     inbox,
     secure_shell,
     ssh_keys,

@@ -30,7 +30,7 @@ class Session:
         except ValueError as error:
             raise InvalidArgument(
                 f"A TENURE_ variable of the environment has no sensible value: {error}.",
-                hint="TENURE_PORT, TENURE_SSH_PORT and TENURE_POOL_GB are numbers.",
+                hint="TENURE_PORT, TENURE_SSH_PORT, TENURE_S3_PORT and TENURE_POOL_GB are numbers.",
             ) from None
         if home is not None:
             settings = replace(settings, home=home.absolute())

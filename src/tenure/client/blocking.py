@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenure import wire
-from tenure.client import calls, offices, views
+from tenure.client import calls, key_calls, offices, views
+from tenure.client.access_keys import AccessKeys, address_wanted
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
-from tenure.client.schedules import Schedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
 from tenure.export_keys import Key
 from tenure.names import check_name
 from tenure.settings import Settings
+from tenure.wire import keys
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Tenure:
         self.questions = Questions(self.transport)
         self.inbox = Inbox(self.transport)
         self.ssh_keys = SshKeys(self.transport)
-        self.schedules = Schedules(self.transport)
+        self.access_keys = AccessKeys(self.transport)
 
     def __enter__(self) -> Tenure:
         return self
@@ -342,6 +343,10 @@ class Objects:
 
     def delete(self, bucket: str, name: str) -> None:
         self._transport.send(calls.delete_object(self._agent, bucket, name))
+
+    def presign(self, bucket: str, name: str, *, put: bool = False, expires_s: int = 3600) -> keys.Address:
+        """An address outside at which anybody may get (or put) the object, until its time. Raises `InvalidArgument`."""
+        return self._transport.send(key_calls.presign(self._agent, address_wanted(bucket, name, put, expires_s)))
 
 
 class Snapshots:

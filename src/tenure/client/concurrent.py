@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenure import wire
-from tenure.client import calls, offices, views
+from tenure.client import calls, key_calls, offices, views
+from tenure.client.access_keys import AsyncAccessKeys, address_wanted
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
-from tenure.client.schedules import AsyncSchedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import AsyncTransport, Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
 from tenure.export_keys import Key
 from tenure.names import check_name
 from tenure.settings import Settings
+from tenure.wire import keys
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class AsyncTenure:
         self.questions = AsyncQuestions(self.transport)
         self.inbox = AsyncInbox(self.transport)
         self.ssh_keys = AsyncSshKeys(self.transport)
-        self.schedules = AsyncSchedules(self.transport)
+        self.access_keys = AsyncAccessKeys(self.transport)
 
     async def __aenter__(self) -> AsyncTenure:
         return self
@@ -325,6 +326,10 @@ class AsyncObjects:
 
     async def delete(self, bucket: str, name: str) -> None:
         await self._transport.send(calls.delete_object(self._agent, bucket, name))
+
+    async def presign(self, bucket: str, name: str, *, put: bool = False, expires_s: int = 3600) -> keys.Address:
+        wanted = address_wanted(bucket, name, put, expires_s)
+        return await self._transport.send(key_calls.presign(self._agent, wanted))
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:

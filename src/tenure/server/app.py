@@ -15,6 +15,7 @@ from starlette.routing import Route
 from tenure import __version__
 from tenure.identity.tokens import Tokens
 from tenure.server.api import (
+    access_keys,
     agents,
     brains,
     commands,
@@ -28,7 +29,6 @@ from tenure.server.api import (
     previews,
     questions,
     runs,
-    schedules,
     signals,
     snapshots,
     sql,
@@ -52,10 +52,10 @@ ROUTERS = (
     sql,
     objects,
     databases,
+    access_keys,
     runs,
     questions,
     costs,
-    schedules,
     signals,
     inbox,
     ssh,

@@ -15,6 +15,8 @@ from tenure.channels.inbox import Inbox
 from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
+from tenure.data.s3.access_keys import AccessKeys
+from tenure.data.s3.keys import KeyStore, ensure_master_key
 from tenure.data.shared.databases import Databases
 from tenure.data.shared.store import DatabaseStore
 from tenure.database.connect import ControlDatabase
@@ -54,13 +56,9 @@ from tenure.server.gateway.preview import with_previews
 from tenure.server.gateway.ssh import SshGateway
 from tenure.server.listeners import serve_office_api
 from tenure.server.main import Built, Ground
-from tenure.server.services import Gateway, Services, Triggers
+from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.setup import current_image, ensure_pool_mounted
-from tenure.triggers.actions import Actions
-from tenure.triggers.goals import GoalAction
-from tenure.triggers.schedules import Schedules
-from tenure.triggers.store import ScheduleStore
 from tenure.use import Use
 from tenure.work.carried import CarriedRuns
 from tenure.work.claims import release_claims, worker_id
@@ -74,8 +72,6 @@ POOL_EVERY_S = 2.0
 SUPERVISE_EVERY_S = 5.0
 DATABASES_EVERY_S = 1.0
 GRANTS_EVERY_S = 1.0
-SCHEDULES_EVERY_S = 1.0
-TIDY_EVERY_S = 3600.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -133,10 +129,9 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         databases = Databases(DatabaseStore(database), grants, settings, volumes, offices.need)
         endings = Endings(grants, {"database": databases.end})
         offices.on_deleted(lambda agent: endings.forget(Principal(PrincipalKind.OFFICE, agent)))
+        access_keys = await _access_keys(ground, database, store)
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
-        brains = Brains(store)
-        schedules = Schedules(ScheduleStore(database), Actions(GoalAction(runs, brains)))
         services = Services(
             settings=settings,
             offices=offices,
@@ -148,9 +143,10 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             imports=imports,
             archiving=Archiving(settings, exports, depot, offices, runs.open_of),
             signals=SignalStore(database),
-            brains=brains,
+            brains=Brains(store),
             databases=databases,
-            triggers=Triggers(schedules),
+            access_keys=access_keys,
+            s3_problem=ground.s3_problem,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -168,8 +164,6 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
             Chore("exporting by schedule", EXPORTS_EVERY_S, exports.schedules.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
-            Chore("firing schedules", SCHEDULES_EVERY_S, schedules.run_due),
-            Chore("forgetting schedules that are over", TIDY_EVERY_S, schedules.tidy),
             Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
             Chore("keeping limits of shared databases", DATABASES_EVERY_S, databases.look),
             Chore("letting shared databases sleep", REST_EVERY_S, databases.rest_idle),
@@ -188,6 +182,16 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             await exports.close()
             await offices.close()
             await databases.close()
+
+
+async def _access_keys(ground: Ground, database: ControlDatabase, store: OfficeStore) -> AccessKeys:
+    master = await asyncio.to_thread(ensure_master_key, ground.settings.s3_key_file)
+
+    async def number_of(agent: str) -> int:
+        return (await store.get(agent)).number
+
+    port = 0 if ground.s3_problem else ground.settings.s3_port
+    return AccessKeys(KeyStore(database, master), master, number_of, f"http://localhost:{port}" if port else "")
 
 
 def environment(settings: Settings) -> dict[str, str]:

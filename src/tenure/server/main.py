@@ -48,6 +48,7 @@ OF_SETTINGS = frozenset(
         "TENURE_PORT",
         "TENURE_SSH_PORT",
         "TENURE_SSH_HOST",
+        "TENURE_S3_PORT",
         "TENURE_POOL_GB",
         "TENURE_DATABASE_URL",
         "TENURE_DEBUG",
@@ -76,18 +77,21 @@ class Ground:
     worker_pids: Callable[[], list[int]]
     ssh_problem: str = ""
     """Why there is no SSH gateway though one is wanted."""
+    s3_problem: str = ""
+    """Why the S3 API does not listen outside though it should."""
 
 
 @dataclass(frozen=True)
 class Built:
     """A server's app, and what becomes of the claims of a dead worker. `web` is what its TCP port serves: the app and the
-    previews; `ssh` is its SSH gateway."""
+    previews; `ssh` is its SSH gateway; `s3` is the S3 API for clients outside."""
 
     app: ASGIApp
     worker_name: Callable[[int], str]
     release_claims: Callable[[str], Awaitable[object]]
     web: ASGIApp | None = None
     ssh: SshGateway | None = None
+    s3: ASGIApp | None = None
 
 
 Build = Callable[[Ground], AbstractAsyncContextManager[Built]]
@@ -114,12 +118,19 @@ async def serve(
             except SetupError as error:  # everything else works without: `tenure status` tells it
                 ssh_problem = f"{error.message} {error.hint}"
                 log.warning("no SSH gateway: %s", ssh_problem)
+        s3_socket, s3_problem = None, ""
+        if settings.s3_port and not stop_at_once:
+            try:
+                s3_socket = stack.enter_context(bind_tcp("127.0.0.1", settings.s3_port, "TENURE_S3_PORT"))
+            except SetupError as error:  # as with the SSH gateway
+                s3_problem = f"{error.message} {error.hint}"
+                log.warning("no S3 API outside: %s", s3_problem)
         await asyncio.to_thread(ensure_pool_mounted, settings)
         dsn = await start_control_database(settings)
         stack.push_async_callback(_stopped, "control database", lambda: stop_control_database(settings))
         await asyncio.to_thread(migrate, dsn)
         keeper: WorkerKeeper | None = None
-        ground = Ground(settings, tokens, dsn, lambda: keeper.pids if keeper else [], ssh_problem)
+        ground = Ground(settings, tokens, dsn, lambda: keeper.pids if keeper else [], ssh_problem, s3_problem)
         built = await stack.enter_async_context(build(ground))
         if stop_at_once:
             return
@@ -131,6 +142,9 @@ async def serve(
         if built.ssh is not None and ssh_socket is not None:
             await built.ssh.serve(ssh_socket)
             stack.push_async_callback(_stopped, "SSH gateway", built.ssh.close)
+        if built.s3 is not None and s3_socket is not None:
+            s3_listener = await listen(built.s3, s3_socket)
+            stack.push_async_callback(_stopped, "S3 API", s3_listener.close)
         keeper = WorkerKeeper(
             worker_argv,
             worker_environment(settings, tokens),
@@ -149,6 +163,7 @@ def environment_of(settings: Settings, base: Mapping[str, str]) -> dict[str, str
         "TENURE_PORT": str(settings.port),
         "TENURE_SSH_PORT": str(settings.ssh_port),
         "TENURE_SSH_HOST": settings.ssh_host,
+        "TENURE_S3_PORT": str(settings.s3_port),
         "TENURE_POOL_GB": str(settings.pool_bytes / 1024**3),
         "TENURE_SNAPSHOTS_LAST": str(settings.snapshots_last),
         "TENURE_SNAPSHOTS_HOURLY": str(settings.snapshots_hourly),

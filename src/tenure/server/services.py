@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tenure import wire
+from tenure.data.s3.access_keys import AccessKeys
 from tenure.export_keys import Key
 from tenure.identity.authorize import Principal
 from tenure.identity.grants import Grant
@@ -25,7 +26,6 @@ from tenure.offices.models import SnapshotKind, StepMark
 from tenure.postgres.client import Connection
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
-from tenure.triggers.schedules import Schedules as GoalSchedules
 from tenure.work.forks import ForkPoint
 from tenure.work.hands import Command, CommandStatus, Signals, SqlResult
 from tenure.work.plan import Check
@@ -590,13 +590,6 @@ class Gateway:
 
 
 @dataclass(frozen=True)
-class Triggers:
-    """What begins work by itself."""
-
-    schedules: GoalSchedules
-
-
-@dataclass(frozen=True)
 class Services:
     """Everything that the API's routes use."""
 
@@ -612,7 +605,9 @@ class Services:
     signals: SignalsOf
     brains: Brains
     databases: Databases
-    triggers: Triggers
+    access_keys: AccessKeys
+    s3_problem: str = ""
+    """Why the S3 API does not listen outside though it should."""
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

@@ -66,6 +66,8 @@ class Health(Answer):
     """Where the control database is: "embedded", or the host of a DSN, never a password."""
     ssh: str | None = None
     """Address of the SSH gateway, "off", or why there is none."""
+    s3: str | None = None
+    """Address of the S3 API for clients outside, "off", or why there is none."""
     workers: list[WorkerInfo] = Field(default_factory=list[WorkerInfo])
     offices: OfficeCounts = Field(default_factory=OfficeCounts)
 

@@ -65,7 +65,7 @@ def rest(
         handle.rest()
     elif any(given.values()):
         kept = {name: getattr(before.rest, name) or 0.0 for name in given}
-        handle.rest(**kept | {name: _period_s(text) for name, text in given.items() if text})
+        handle.rest(**kept | {name: period_s(text) for name, text in given.items() if text})
     now = handle.show() if any(given.values()) or default else before
     if session.json:
         output.print_json(now)
@@ -92,7 +92,7 @@ def keep_awake(
 
     For work that Tenure cannot see, such as a timer inside. The agent itself can do so, too: PUT /v1/agents/AGENT/lease
     at http://api:8700."""
-    handle = session.tenure.agents(agent).keep_awake(_period_s(time), reason)
+    handle = session.tenure.agents(agent).keep_awake(period_s(time), reason)
     if session.json:
         output.print_json(handle.info)
     elif handle.info and handle.info.lease:
@@ -105,7 +105,7 @@ _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\Z")
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-def _period_s(text: str) -> float:
+def period_s(text: str) -> float:
     """Seconds of "90", "5m", "2h", "7d"; 0 of "never"."""
     if text == "never":
         return 0.0

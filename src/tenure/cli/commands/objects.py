@@ -1,4 +1,4 @@
-"""tenure objects put | get | list | delete"""
+"""tenure objects put | get | list | delete | presign"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from tenure.cli import output
 from tenure.cli.command import OFFICE, command
 from tenure.cli.commands.agents import AgentName
+from tenure.cli.commands.lifecycle import period_s
 from tenure.cli.session import Session
 from tenure.errors import InvalidArgument, NotFound
 
@@ -140,6 +141,25 @@ def delete(session: Session, agent: AgentName, target: ObjectPath) -> None:
         output.print_json({"deleted": f"{bucket}/{name}"})
     else:
         print(f"{bucket}/{name} is deleted.")
+
+
+@command(objects_app, "presign")
+def presign(
+    session: Session,
+    agent: AgentName,
+    target: ObjectPath,
+    put: Annotated[bool, typer.Option("--put", help="To store the object, instead of reading it.")] = False,
+    expires: Annotated[str, typer.Option("--expires", metavar="TIME", help="Up to 7d.")] = "1h",
+) -> None:
+    """Make an address at which anybody may read (or store) one object, for a time.
+
+    It is the server's address for S3 clients, and works with curl and in a browser. `tenure key revoke --lent AGENT` ends it."""
+    bucket, name = split_object(target)
+    made = session.tenure.agents(agent).objects.presign(bucket, name, put=put, expires_s=int(period_s(expires)))
+    if session.json:
+        output.print_json(made)
+    else:
+        print(made.url)
 
 
 def register(app: typer.Typer) -> None:

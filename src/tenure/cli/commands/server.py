@@ -95,6 +95,7 @@ def _print_health(session: Session, health: wire.Health) -> None:
             "home": str(session.settings.home),
             "database": health.database or "-",
             "ssh": health.ssh or "-",
+            "s3": health.s3 or "-",
             "workers": ", ".join(str(worker.pid) for worker in health.workers) or "none",
             "offices": f"{health.offices.awake} awake, {health.offices.asleep} asleep",
         }

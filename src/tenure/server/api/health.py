@@ -30,6 +30,7 @@ async def health(request: Request, has: Has) -> wire.Health:
         started_at=has.started_at,
         database=has.database,
         ssh=_ssh(has),
+        s3=_s3(has),
         workers=[wire.WorkerInfo(pid=pid) for pid in has.worker_pids()],
         offices=wire.OfficeCounts(awake=len(states) - asleep, asleep=asleep),
     )
@@ -38,3 +39,8 @@ async def health(request: Request, has: Has) -> wire.Health:
 def _ssh(has: Services) -> str:
     settings = has.settings
     return has.gateway.ssh_problem or (f"{settings.ssh_host}:{settings.ssh_port}" if settings.ssh_port else "off")
+
+
+def _s3(has: Services) -> str:
+    port = has.settings.s3_port
+    return has.s3_problem or (f"127.0.0.1:{port}" if port else "off")
