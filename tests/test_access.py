@@ -83,6 +83,7 @@ def api_document() -> dict[str, Any]:
         "signals",
         "brains",
         "databases",
+        "triggers",
         "access_keys",
     )
     none: dict[str, Any] = dict.fromkeys(names)
@@ -269,6 +270,8 @@ async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) ->
         ("PUT", "/v1/agents/other/objects/reports/a", None),
         ("POST", "/v1/runs", {"agent": "analyst", "goal": "g", "playbook": PLAYBOOK}),
         ("GET", "/v1/inbox", None),
+        ("POST", "/v1/schedules", {"agent": "analyst", "name": "s", "every_s": 600, "what": {"goal": "g"}}),
+        ("GET", "/v1/schedules", None),
         ("GET", "/v1/questions", None),
         ("GET", "/v1/costs?agent=analyst", None),
         ("POST", "/v1/inbox", {"subject": "s", "agent": "other"}),

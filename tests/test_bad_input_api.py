@@ -36,6 +36,7 @@ from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
 from tenure.testing.fake_signals import FileSignals
 from tenure.testing.fake_ssh_keys import FakeSshKeys
+from tenure.testing.fake_triggers import triggers_of
 
 pytest_plugins = ("fixtures.server",)
 
@@ -311,6 +312,7 @@ class Target:
             FileSignals(Path(self.told.name)),
             FakeBrains(),
             FakeDatabases(),
+            triggers_of(FakeRuns(), FakeBrains()),
             access_keys_of(offices),
         )
         self.app = create_app(services, TOKENS)

@@ -160,6 +160,18 @@ async def test_only_an_office_is_served_and_only_its_own(api: Api, door: Path) -
         own = said.split(" ")[0]
         assert (await say(client, "goal_state", run=own))[1].startswith(f"{own} of analyst: queued")
         assert (await say(client, "goal_cancel", run=own))[1].startswith(f"{own} of analyst: cancelled")
+        worked, said = await say(client, "schedule_create", name="nightly", goal="g", cron="0 3 * * *")
+        assert (worked, "nightly: 0 3 * * * (UTC), active, next at" in said) == (True, True), said
+        for more in ({"every": "4m"}, {"cron": "0,1 3 * * *"}, {"every": "1h", "at": "2040-01-01"}, {"every": "soon"}):
+            assert (await say(client, "schedule_create", name="more", goal="g", **more))[0] is False, more
+        assert (await say(client, "schedule_list"))[1].startswith("nightly: ")
+        theirs = {"agent": "analyst", "name": "theirs", "every_s": 3600, "what": {"goal": "of the owner"}}
+        async with api.client() as owner:
+            assert (await owner.post("/v1/schedules", json=theirs)).is_success
+            assert (await owner.get("/v1/schedules/nightly")).json()["created_by"] == "office:analyst"
+        worked, said = await say(client, "schedule_delete", name="theirs")
+        assert (worked, "did not make" in said) == (False, True), said
+        assert (await say(client, "schedule_delete", name="nightly"))[0]
         for tool, arguments in (
             ("goal_start", {"goal": "g", "agent": "other"}),
             ("goal_state", {"run": strange}),

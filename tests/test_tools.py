@@ -25,7 +25,7 @@ from tenure.testing.fake_hands import FakeHands
 from tenure.testing.faults import FaultyHands
 from tenure.work.effects import Blocked
 from tenure.work.failures import FailureClass
-from tenure.work.hands import Hands
+from tenure.work.hands import Hands, When
 from tenure.work.thoughts import RESULT_CHARS_MAX, CallResult, Purpose
 from tenure.work.toolbox import CallOrder
 
@@ -182,6 +182,7 @@ async def test_what_reads_changes_nothing(desk: Desk) -> None:
         "note_list": {},
         "note_read": {"name": "n.md"},
         "goal_state": {"run": run_id},
+        "schedule_list": {},
     }
     assert reading.keys() == {tool.name for tool in CATALOGUE if tool.reads}
     for tool, arguments in reading.items():
@@ -466,6 +467,13 @@ EFFECTS = (
     Effect("message_owner", {"subject": "s"}, lambda desk: len(desk.office.messages(AGENT)), ("notify",)),
     Effect("snapshot", {"name": "s"}, lambda desk: len(desk.office.snapshots(AGENT)), ("keep_snapshot",)),
     Effect("goal_start", {"goal": "g"}, lambda desk: len(desk.office.runs()), ("start_run",)),
+    Effect(
+        "schedule_create",
+        {"name": "s", "goal": "g", "every": "1d"},
+        lambda desk: _schedules(desk, "s"),
+        ("create_schedule",),
+    ),
+    Effect("schedule_delete", {"name": "old"}, lambda desk: 1 - _schedules(desk, "old"), ("delete_schedule",)),
     Effect("object_put", {"bucket": "b", "name": "o", "text": "t"}, objects, ("write_object",)),
     Effect("object_put", {"bucket": "b", "name": "o", "path": "e"}, objects, ("put_object",)),
     Effect("object_to_file", {"bucket": "in", "name": "o", "path": "f"}, lines_of("f"), ("object_to_file",)),
@@ -479,6 +487,10 @@ EFFECTS = (
     ),
     Effect("http_request", {"url": "URL", "method": "POST"}, lambda desk: len(desk.came), COMMAND, STARTED),
 )
+
+
+def _schedules(desk: Desk, name: str) -> int:
+    return [one.name for one in asyncio.run(desk.office.list_schedules(AGENT))].count(name)
 
 
 def _cancelled(desk: Desk) -> int:
@@ -508,6 +520,8 @@ async def prepared(desk: Desk, effect: Effect, requests: tuple[str, list[str]]) 
             await desk.office.write_object(AGENT, "in", "o", b"x\n", key="earlier")
         case "service_stop":
             await desk.good("service_start", name="old", command="exec sleep 600")
+        case "schedule_delete":
+            await desk.office.create_schedule(AGENT, "old", "g", When(every_s=86_400), key="earlier")
         case "http_request":
             arguments["url"] = url
         case _:

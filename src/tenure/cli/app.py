@@ -22,6 +22,7 @@ from tenure.cli.commands import (
     previews,
     questions,
     runs,
+    schedules,
     secure_shell,
     server,
     snapshots,
@@ -33,7 +34,7 @@ ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
     *("exec", "shell", "cp", "sql", "objects", "key", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
-    *("run", "runs", "questions", "answer", "costs", "inbox"),
+    *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
 
@@ -91,6 +92,7 @@ for noun in (
     runs,
     questions,
     costs,
+    schedules,
     inbox,
     secure_shell,
     ssh_keys,

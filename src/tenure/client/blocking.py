@@ -24,6 +24,7 @@ from tenure.client.access_keys import AccessKeys, address_wanted
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.schedules import Schedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
@@ -45,6 +46,7 @@ class Tenure:
         self.questions = Questions(self.transport)
         self.inbox = Inbox(self.transport)
         self.ssh_keys = SshKeys(self.transport)
+        self.schedules = Schedules(self.transport)
         self.access_keys = AccessKeys(self.transport)
 
     def __enter__(self) -> Tenure:

@@ -61,8 +61,14 @@ def _model(cls: type[M]) -> Callable[[bytes], M]:
     return cls.model_validate_json
 
 
+parsed = _model
+
+
 def _nothing(_: bytes) -> None:
     return None
+
+
+nothing = _nothing
 
 
 def _raw(body: bytes) -> bytes:

@@ -19,6 +19,7 @@ from tenure.client.access_keys import AsyncAccessKeys, address_wanted
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.schedules import AsyncSchedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import AsyncTransport, Transport
 from tenure.errors import CommandTimeout, ServerUnreachable
@@ -38,6 +39,7 @@ class AsyncTenure:
         self.questions = AsyncQuestions(self.transport)
         self.inbox = AsyncInbox(self.transport)
         self.ssh_keys = AsyncSshKeys(self.transport)
+        self.schedules = AsyncSchedules(self.transport)
         self.access_keys = AsyncAccessKeys(self.transport)
 
     async def __aenter__(self) -> AsyncTenure:

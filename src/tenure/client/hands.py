@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import JsonValue
 
 from tenure import wire
-from tenure.client import calls, open_program
+from tenure.client import calls, open_program, trigger_calls
 from tenure.client.attach import AttachRequest
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
@@ -29,10 +29,13 @@ from tenure.work.hands import (
     Hands,
     OpenProgram,
     RunStatus,
+    ScheduledGoal,
     Signals,
     SqlResult,
     TakenSnapshot,
+    When,
 )
+from tenure.work.schedules import goal_request, scheduled_goal
 from tenure.work.subgoals import status_of_run
 
 T = TypeVar("T")
@@ -178,6 +181,22 @@ class HttpHands(Hands):
             return status_of_run(await self._send(replace(calls.cancel_run(run_id), repeatable=True)))
         except Conflict:  # it is over
             return await self.run_status(run_id)
+
+    async def create_schedule(self, agent: str, name: str, goal: str, when: When, *, key: str) -> ScheduledGoal:
+        request = goal_request(agent, name, goal, when, key)
+        return scheduled_goal(await self._send(trigger_calls.create_schedule(request)))
+
+    async def list_schedules(self, agent: str) -> list[ScheduledGoal]:
+        await self._send(calls.get_agent(agent))  # raises NotFound
+        return [scheduled_goal(one) for one in (await self._send(trigger_calls.list_schedules(agent))).schedules]
+
+    async def delete_schedule(self, agent: str, name: str, *, key: str) -> bool:
+        try:
+            await self._send(replace(trigger_calls.delete_schedule(name, agent), repeatable=True))
+        except NotFound:
+            await self._send(calls.get_agent(agent))  # Raises NotFound when it was the agent that is missing.
+            return False
+        return True
 
     async def reconnect(self, agent: str) -> None:
         await self._send(calls.reconnect(agent))

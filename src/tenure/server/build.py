@@ -56,9 +56,13 @@ from tenure.server.gateway.preview import with_previews
 from tenure.server.gateway.ssh import SshGateway
 from tenure.server.listeners import serve_office_api
 from tenure.server.main import Built, Ground
-from tenure.server.services import Gateway, Services
+from tenure.server.services import Gateway, Services, Triggers
 from tenure.settings import Settings
 from tenure.setup import current_image, ensure_pool_mounted
+from tenure.triggers.actions import Actions
+from tenure.triggers.goals import GoalAction
+from tenure.triggers.schedules import Schedules
+from tenure.triggers.store import ScheduleStore
 from tenure.use import Use
 from tenure.work.carried import CarriedRuns
 from tenure.work.claims import release_claims, worker_id
@@ -72,6 +76,8 @@ POOL_EVERY_S = 2.0
 SUPERVISE_EVERY_S = 5.0
 DATABASES_EVERY_S = 1.0
 GRANTS_EVERY_S = 1.0
+SCHEDULES_EVERY_S = 1.0
+TIDY_EVERY_S = 3600.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -132,6 +138,8 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         access_keys = await _access_keys(ground, database, store)
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
+        brains = Brains(store)
+        schedules = Schedules(ScheduleStore(database), Actions(GoalAction(runs, brains)))
         services = Services(
             settings=settings,
             offices=offices,
@@ -143,8 +151,9 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             imports=imports,
             archiving=Archiving(settings, exports, depot, offices, runs.open_of),
             signals=SignalStore(database),
-            brains=Brains(store),
+            brains=brains,
             databases=databases,
+            triggers=Triggers(schedules),
             access_keys=access_keys,
             s3_problem=ground.s3_problem,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
@@ -164,6 +173,8 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
             Chore("exporting by schedule", EXPORTS_EVERY_S, exports.schedules.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
+            Chore("firing schedules", SCHEDULES_EVERY_S, schedules.run_due),
+            Chore("forgetting schedules that are over", TIDY_EVERY_S, schedules.tidy),
             Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
             Chore("keeping limits of shared databases", DATABASES_EVERY_S, databases.look),
             Chore("letting shared databases sleep", REST_EVERY_S, databases.rest_idle),

@@ -21,16 +21,20 @@ from tenure.server.api.objects import FILE_BYTES_MAX
 from tenure.server.api.runs import chosen_brain
 from tenure.server.checks import check_command, check_id, check_path, check_text
 from tenure.server.services import OfficeDatabase, Services
+from tenure.triggers.schedules import shown
 from tenure.work.hands import (
     Command,
     CommandStatus,
     Hands,
     OpenProgram,
     RunStatus,
+    ScheduledGoal,
     Signals,
     SqlResult,
     TakenSnapshot,
+    When,
 )
+from tenure.work.schedules import goal_request, scheduled_goal
 from tenure.work.subgoals import status_of_run
 
 USER = "agent"
@@ -157,6 +161,26 @@ class OfficeHands(Hands):
             return status_of_run(await self._has.runs.cancel(run_id))
         except Conflict:  # it is over
             return await self.run_status(run_id)
+
+    # --- schedules ---------------------------------------------------------------------------------------------------
+    async def create_schedule(self, agent: str, name: str, goal: str, when: When, *, key: str) -> ScheduledGoal:
+        await self._offices.need(self._check(check_name(agent), "schedule"))
+        request = goal_request(agent, name, check_text("goal", goal), when, f"{OFFICE_KEYS}{key}")
+        schedules = self._has.triggers.schedules
+        return scheduled_goal(shown(schedules, await schedules.create(request, self._principal)))
+
+    async def list_schedules(self, agent: str) -> list[ScheduledGoal]:
+        schedules = self._has.triggers.schedules
+        found = await schedules.list(self._check(agent, "schedule"))
+        return [scheduled_goal(shown(schedules, one)) for one in found]
+
+    async def delete_schedule(self, agent: str, name: str, *, key: str) -> bool:
+        try:
+            found = await self._has.triggers.schedules.get(name, self._check(agent, "schedule"))
+        except NotFound:
+            return False
+        await self._has.triggers.schedules.delete(found, self._principal)
+        return True
 
     async def probe(self, agent: str) -> bool:
         return await self._offices.probe(self._check(agent, "agent"))

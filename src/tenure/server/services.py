@@ -26,6 +26,7 @@ from tenure.offices.models import SnapshotKind, StepMark
 from tenure.postgres.client import Connection
 from tenure.server.gateway.passes import Passes
 from tenure.settings import Settings
+from tenure.triggers.schedules import Schedules as GoalSchedules
 from tenure.work.forks import ForkPoint
 from tenure.work.hands import Command, CommandStatus, Signals, SqlResult
 from tenure.work.plan import Check
@@ -590,6 +591,13 @@ class Gateway:
 
 
 @dataclass(frozen=True)
+class Triggers:
+    """What begins work by itself."""
+
+    schedules: GoalSchedules
+
+
+@dataclass(frozen=True)
 class Services:
     """Everything that the API's routes use."""
 
@@ -605,6 +613,7 @@ class Services:
     signals: SignalsOf
     brains: Brains
     databases: Databases
+    triggers: Triggers
     access_keys: AccessKeys
     s3_problem: str = ""
     """Why the S3 API does not listen outside though it should."""

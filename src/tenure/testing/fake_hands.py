@@ -36,12 +36,15 @@ from tenure.work.hands import (
     Hands,
     OpenProgram,
     RunStatus,
+    ScheduledGoal,
     Signals,
     SqlResult,
     TakenSnapshot,
+    When,
 )
 
 OUTPUT_BYTES_MAX = 65536
+EVERY_S_MIN = 300
 POLL_S = 0.02
 WAIT_S_MAX = 30.0
 STOP_GRACE_S = 5.0
@@ -346,6 +349,34 @@ class FakeHands(Hands):
             self._write_run(run_id, state="cancelled")
         return await self.run_status(run_id)
 
+    async def create_schedule(self, agent: str, name: str, goal: str, when: When, *, key: str) -> ScheduledGoal:
+        kept = self._schedules(agent)
+        known = next((one for one in kept.values() if one["key"] == key), None)
+        if known is None:
+            if check_name(name, "schedule") in kept:
+                raise AlreadyExists(f"{agent} has a schedule {name!r} already.")
+            if when.every_s is not None and when.every_s < EVERY_S_MIN:
+                raise InvalidArgument(f"An agent's own schedules are due every {EVERY_S_MIN // 60} minutes at most.")
+            known = kept[name] = {"name": name, "goal": goal, "when": str(when), "key": key}
+            self._schedules_file(agent).write_text(json.dumps(kept))
+        return _scheduled(known)
+
+    async def list_schedules(self, agent: str) -> list[ScheduledGoal]:
+        return [_scheduled(one) for _, one in sorted(self._schedules(agent).items())]
+
+    async def delete_schedule(self, agent: str, name: str, *, key: str) -> bool:
+        kept = self._schedules(agent)
+        found = kept.pop(name, None)
+        self._schedules_file(agent).write_text(json.dumps(kept))
+        return found is not None
+
+    def _schedules_file(self, agent: str) -> Path:
+        return self._office(agent) / "schedules"
+
+    def _schedules(self, agent: str) -> dict[str, dict[str, str]]:
+        file = self._schedules_file(agent)
+        return json.loads(file.read_text()) if file.exists() else {}
+
     def runs(self) -> dict[str, dict[str, Any]]:
         """Those that were started here, by id, the oldest first. Nobody carries them: `end_run` does."""
         return self._runs()
@@ -505,3 +536,7 @@ def _execute(connection: sqlite3.Connection, statements: str, rows_max: int) -> 
     rows = [list(row) for row in cursor.fetchmany(rows_max)] if columns else []
     truncated = bool(columns) and cursor.fetchone() is not None
     return SqlResult(columns, rows, f"OK {max(cursor.rowcount, 0)}", truncated)
+
+
+def _scheduled(one: dict[str, str]) -> ScheduledGoal:
+    return ScheduledGoal(f"sch_{one['name']}", one["name"], one["goal"], one["when"], "active")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tenure.errors import AlreadyExists, NotFound
+from tenure.faultpoints import reach
+from tenure.server.services import Triggers
 from tenure.triggers.actions import Actions
 from tenure.triggers.goals import Brains, GoalAction, Runs
 from tenure.triggers.schedule import Firing, FiringState, ScheduleRecord, Taken
@@ -69,6 +71,7 @@ class FakeScheduleStore:
         ]
         for one in due:
             taken = take(one, now)
+            reach("schedule.taking")
             for firing in taken.firings:
                 self.rows.setdefault((firing.schedule, firing.due_at), firing)
             self.schedules[one.id] = replace(one, next_at=taken.next_at)
@@ -162,6 +165,6 @@ class FakeScheduleStore:
                 del self._over[schedule]
 
 
-def schedules_of(runs: Runs, brains: Brains) -> Schedules:
-    """The service itself, on rows in memory; goals begin runs in `runs`."""
-    return Schedules(FakeScheduleStore(), Actions(GoalAction(runs, brains)))
+def triggers_of(runs: Runs, brains: Brains) -> Triggers:
+    """The services themselves, on rows in memory; goals begin runs in `runs`."""
+    return Triggers(Schedules(FakeScheduleStore(), Actions(GoalAction(runs, brains))))

@@ -12,7 +12,18 @@ from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
-from tenure.work.hands import Command, CommandStatus, Hands, OpenProgram, RunStatus, Signals, SqlResult, TakenSnapshot
+from tenure.work.hands import (
+    Command,
+    CommandStatus,
+    Hands,
+    OpenProgram,
+    RunStatus,
+    ScheduledGoal,
+    Signals,
+    SqlResult,
+    TakenSnapshot,
+    When,
+)
 
 T = TypeVar("T")
 
@@ -140,6 +151,17 @@ class FaultyHands(Hands):
 
     async def cancel_run(self, run_id: str) -> RunStatus:
         return await self._call("cancel_run", "", lambda: self.hands.cancel_run(run_id))
+
+    async def create_schedule(self, agent: str, name: str, goal: str, when: When, *, key: str) -> ScheduledGoal:
+        return await self._call(
+            "create_schedule", key, lambda: self.hands.create_schedule(agent, name, goal, when, key=key)
+        )
+
+    async def list_schedules(self, agent: str) -> list[ScheduledGoal]:
+        return await self._call("list_schedules", "", lambda: self.hands.list_schedules(agent))
+
+    async def delete_schedule(self, agent: str, name: str, *, key: str) -> bool:
+        return await self._call("delete_schedule", key, lambda: self.hands.delete_schedule(agent, name, key=key))
 
     async def reconnect(self, agent: str) -> None:
         await self._call("reconnect", "", lambda: self.hands.reconnect(agent))

@@ -14,9 +14,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenure.errors import AlreadyExists, DatabaseError, NotFound, TenureError, TooLarge
+from tenure.errors import AlreadyExists, DatabaseError, NotFound, TenureError, TooLarge, UsageError
 from tenure.wire import CHECKPOINT_BYTES_MAX
-from tenure.work.hands import Command, CommandState, CommandStatus, Hands, OpenProgram
+from tenure.work.hands import Command, CommandState, CommandStatus, Hands, OpenProgram, When
 
 ENDS_S = 30.0
 """More than any of the kit's commands takes; only a driver that hangs comes near."""
@@ -287,6 +287,20 @@ async def c36_run_once(hands: Hands, agent: str) -> None:
     await _raises(NotFound, hands.run_status("run_000000000000"))
 
 
+async def c37_schedule_once(hands: Hands, agent: str) -> None:
+    """A schedule is made once per key, is listed, and is deleted, which may be asked again."""
+    name, key, when = f"conformance-{secrets.token_hex(4)}", _key(), When(every_s=86_400)
+    first, again = [await hands.create_schedule(agent, name, "conformance", when, key=key) for _ in range(2)]
+    assert (first.id, first.name, first.goal, first.when) == (again.id, name, "conformance", "every 1d"), (first, again)
+    assert name in [one.name for one in await hands.list_schedules(agent)]
+    await _raises(AlreadyExists, hands.create_schedule(agent, name, "conformance", when, key=_key()))
+    await _raises(UsageError, hands.create_schedule(agent, name + "x", "g", When(every_s=60), key=_key()))
+    key = _key()
+    assert await hands.delete_schedule(agent, name, key=key) is True
+    assert await hands.delete_schedule(agent, name, key=key) is False
+    assert name not in [one.name for one in await hands.list_schedules(agent)]
+
+
 async def c40_unknown_agent(hands: Hands, agent: str) -> None:
     """Every call for an agent that does not exist raises `NotFound`; `probe` says no."""
     nobody = f"{agent[:20]}-{secrets.token_hex(4)}"
@@ -533,6 +547,7 @@ CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c34_objects,
     c35_named_snapshot_once,
     c36_run_once,
+    c37_schedule_once,
     c40_unknown_agent,
     c50_reconnect,
     c60_signals,

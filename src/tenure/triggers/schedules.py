@@ -72,11 +72,10 @@ class Schedules:
         next_at = next_after(times, now)
         if next_at is None:
             raise InvalidArgument("That time is over.", hint="Give a time to come, like 2026-11-23T03:00Z.")
-        action = self.actions.of(wanted.kind)
         agents_own = by.kind is not PrincipalKind.OWNER
         if agents_own:
             _check_agents_own(wanted, times, now)
-        what = await action.check(wanted.agent, wanted.what)
+        what = await self.actions.of(wanted.kind).check(wanted.agent, wanted.what)
         created_by = Principal(PrincipalKind.OFFICE, wanted.agent) if agents_own else by
         await self._check_room(wanted, str(created_by) if agents_own else None)
         record = ScheduleRecord(

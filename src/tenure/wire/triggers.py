@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from tenure.wire import CHECKS_MAX, GOAL_CHARS_MAX, PLAYBOOK_CHARS_MAX, Answer, Request, RunCheck
 
@@ -38,7 +38,7 @@ class ScheduleRequest(Request):
     """Of `cron`: an IANA name."""
     kind: str = Field(default="goal", max_length=40)
     """What it begins: "goal" a run."""
-    what: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    what: dict[str, Any] = Field(default_factory=dict[str, Any])
     """For a goal: `goal`, and `playbook`, `playbook_name`, `inputs`, `accept` as for `POST /v1/runs`."""
     missed: Literal["one", "all", "none"] = "one"
     """Due times at which no server ran: the last is fired for all, each is, none is."""

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from pydantic import JsonValue
+
+from tenure.wire.intervals import interval_of
 
 
 class CommandState(StrEnum):
@@ -152,6 +155,35 @@ class RunStatus:
     parent: str | None = None
 
 
+@dataclass(frozen=True)
+class When:
+    """Exactly one of `cron` (in the time zone `tz`), `every_s` and `at`."""
+
+    cron: str | None = None
+    tz: str = "UTC"
+    every_s: int | None = None
+    at: datetime | None = None
+
+    def __str__(self) -> str:
+        if self.cron is not None:
+            return f"{self.cron} ({self.tz})"
+        if self.every_s is not None:
+            return f"every {interval_of(self.every_s)}"
+        return f"at {self.at:%Y-%m-%dT%H:%MZ}" if self.at else "never"
+
+
+@dataclass(frozen=True)
+class ScheduledGoal:
+    """A schedule of an agent. `when` in words; `state` is "active", "paused" or "over"."""
+
+    id: str
+    name: str
+    goal: str
+    when: str
+    state: str
+    next_at: datetime | None = None
+
+
 class Hands(ABC):
     @abstractmethod
     async def start_command(self, agent: str, key: str, command: Command) -> CommandStatus:
@@ -260,6 +292,19 @@ class Hands(ABC):
     @abstractmethod
     async def cancel_run(self, run_id: str) -> RunStatus:
         """Ends a run that is not over; one that is stays as it is. May be asked again. Raises `NotFound`."""
+
+    @abstractmethod
+    async def create_schedule(self, agent: str, name: str, goal: str, when: When, *, key: str) -> ScheduledGoal:
+        """From now on a run of the agent's brain towards `goal` begins whenever it is due. Once per `key`. Raises `UsageError`,
+        `AlreadyExists` for the name, `Conflict` when there are too many."""
+
+    @abstractmethod
+    async def list_schedules(self, agent: str) -> list[ScheduledGoal]:
+        """By name."""
+
+    @abstractmethod
+    async def delete_schedule(self, agent: str, name: str, *, key: str) -> bool:
+        """False when there is none (any more). Raises `Forbidden` when it was not the agent that made it."""
 
     @abstractmethod
     async def reconnect(self, agent: str) -> None:

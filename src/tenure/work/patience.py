@@ -10,7 +10,18 @@ from pydantic import JsonValue
 
 from tenure.errors import ServerUnreachable
 from tenure.faultpoints import reach
-from tenure.work.hands import Command, CommandStatus, Hands, OpenProgram, RunStatus, Signals, SqlResult, TakenSnapshot
+from tenure.work.hands import (
+    Command,
+    CommandStatus,
+    Hands,
+    OpenProgram,
+    RunStatus,
+    ScheduledGoal,
+    Signals,
+    SqlResult,
+    TakenSnapshot,
+    When,
+)
 
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
@@ -117,6 +128,15 @@ class PatientHands(Hands):
 
     async def cancel_run(self, run_id: str) -> RunStatus:
         return await self._patiently(lambda: self._hands.cancel_run(run_id))
+
+    async def create_schedule(self, agent: str, name: str, goal: str, when: When, *, key: str) -> ScheduledGoal:
+        return await self._patiently(lambda: self._hands.create_schedule(agent, name, goal, when, key=key))
+
+    async def list_schedules(self, agent: str) -> list[ScheduledGoal]:
+        return await self._patiently(lambda: self._hands.list_schedules(agent))
+
+    async def delete_schedule(self, agent: str, name: str, *, key: str) -> bool:
+        return await self._patiently(lambda: self._hands.delete_schedule(agent, name, key=key))
 
     async def reconnect(self, agent: str) -> None:
         await self._patiently(lambda: self._hands.reconnect(agent))

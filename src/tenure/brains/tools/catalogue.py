@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from tenure.brains.tools import files, goals, messages, notes, objects, services, shell, snapshots, sql, web
+from tenure.brains.tools import files, goals, messages, notes, objects, schedules, services, shell, snapshots, sql, web
 from tenure.brains.tools.tool import Call, Refused, Tool, failed
 from tenure.brains.tools.words import NOT_PLAIN, cut, is_plain, told, unknown_tool, wrong_arguments
 from tenure.errors import LeaseLost, TenureError, Unauthenticated
@@ -29,6 +29,7 @@ CATALOGUE: tuple[Tool[Any], ...] = (
     *snapshots.TOOLS,
     *notes.TOOLS,
     *goals.TOOLS,
+    *schedules.TOOLS,
 )
 
 

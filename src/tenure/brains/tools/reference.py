@@ -31,8 +31,7 @@ who calls).
 - Over MCP, an office has at most 16 calls under way at once and 1 MiB in a request, may start and cancel runs of its own
   agent only, and leaves messages within the limits of its door.
 
-Asking a person, waiting, proposing a plan and finishing are decisions of a brain, not tools of the office. There is no tool
-for schedules yet.
+Asking a person, waiting, proposing a plan and finishing are decisions of a brain, not tools of the office.
 
 """
 

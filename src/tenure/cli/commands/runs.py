@@ -51,12 +51,12 @@ def run(
     ended."""
     from tenure.client.views import run_request
 
-    accept = _checks(checks or [])
+    accept = checks_of(checks or [])
     if playbook is not None and accept:
         raise InvalidArgument(
             "A run by a playbook is judged by the playbook's own checks.", hint="Write them as `verify` of its steps."
         )
-    request = run_request(agent, goal, playbook, _pairs(inputs or []), accept)
+    request = run_request(agent, goal, playbook, pairs_of(inputs or []), accept)
     if playbook is not None:
         _check_playbook(request)
     started = session.tenure.agents(agent).run(goal, playbook=playbook, inputs=request.inputs, checks=accept)
@@ -80,7 +80,7 @@ def _followed(session: Session, started: Run) -> int:
     return following.ending_code(started.state)
 
 
-def _pairs(inputs: list[str]) -> dict[str, str]:
+def pairs_of(inputs: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in inputs:
         key, equals, value = text.partition("=")
@@ -90,7 +90,7 @@ def _pairs(inputs: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _checks(texts: list[str]) -> list[wire.RunCheck]:
+def checks_of(texts: list[str]) -> list[wire.RunCheck]:
     from tenure import wire
     from tenure.client.views import refusing
 
@@ -279,7 +279,7 @@ def fork(
     finished by then must be the same in another playbook. Steps that were under way go on as after a crash."""
     check_name(new)
     forked = session.tenure.runs.get(run_id).fork(
-        at, new, before=before, playbook=playbook, inputs=_pairs(inputs or []) or None
+        at, new, before=before, playbook=playbook, inputs=pairs_of(inputs or []) or None
     )
     if follow:
         return _followed(session, forked)
