@@ -24,6 +24,7 @@ from tenure.offices.sandboxes import images
 from tenure.offices.sandboxes.base import SandboxLimits, SandboxSpec, SandboxState
 from tenure.offices.sandboxes.cgroups import CGROUP_MOUNT
 from tenure.offices.sandboxes.gvisor import GvisorDriver
+from tenure.offices.sandboxes.memory_guard import MemoryGuard
 from tenure.offices.volumes import BtrfsDriver
 from tenure.settings import Settings
 from tenure.setup import Image
@@ -364,6 +365,12 @@ async def test_all_that_officed_does_works_on_after_sleep(sleeper: Sleeper) -> N
 
 async def test_what_the_host_holds_against_a_sandbox_holds_after_sleep(sleeper: Sleeper) -> None:
     """The processor's quota is set, and officed is read-only, as after a boot; a leak ends its process and not its office."""
+    ended: list[str] = []
+
+    async def note(sandbox_id: str, held_bytes: int) -> None:
+        ended.append(sandbox_id)
+
+    guarding = asyncio.create_task(MemoryGuard(sleeper.driver, note).run())
     for sleeps in (False, True):
         if sleeps:
             await sleeper.sleep()
@@ -378,6 +385,8 @@ async def test_what_the_host_holds_against_a_sandbox_holds_after_sleep(sleeper: 
         leak = await sleeper.door.run(("python3", "-c", LEAK), env={}, user="root", timeout_s=EVENT_TIMEOUT_S)
         assert (leak.exit_code != 0, leak.timed_out) == (True, False)
         assert await sleeper.run("echo here") == "here"
+    guarding.cancel()
+    assert ended == [sleeper.spec.id] * 2
 
 
 async def test_a_drain_names_deleted_files_that_are_in_use(sleeper: Sleeper) -> None:

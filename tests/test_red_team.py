@@ -424,6 +424,15 @@ def test_an_office_that_deleted_everything_gets_its_system_back_and_is_deleted(l
     assert agent.name not in [one.name for one in live.tenure.agents.list()]
 
 
+def test_what_leaks_ends_alone_and_its_office_says_so(stage: Stage) -> None:
+    leak = "import time\na = []\nwhile True:\n    a.append(b'x' * 10_000_000)\n    time.sleep(0.05)"
+    stage.bad.exec("setsid sleep 1000 > /dev/null 2>&1 < /dev/null & echo $! > ~/pid")
+    assert stage.bad.exec(["python3", "-c", leak], timeout_s=60).exit_code != 0
+    assert stage.bad.exec("kill -0 $(cat ~/pid) && kill $(cat ~/pid)").exit_code == 0, "it went along"
+    (killed,) = [event for event in stage.bad.history() if event.what == "killed-process"]
+    assert "its memory was used up" in killed.reason
+
+
 def test_its_database_has_its_share_of_the_processors_and_memory(stage: Stage) -> None:
     stage.bad.sql("SELECT 1")
     data = stage.live.settings.volumes_dir / stage.bad.name / "postgres"

@@ -27,7 +27,7 @@ def test_limits_reach_the_runtime() -> None:
     config = oci.config(SPEC, cgroup_path="/tenure/x/analyst", tini=True)
     resources = config["linux"]["resources"]
     assert "quota" not in resources["cpu"], "the quota comes after the boot, which it would slow down"
-    assert resources["memory"]["limit"] == 1024**3
+    assert resources["memory"]["limit"] == 1024**3 + oci.RUNTIME_BYTES
     assert resources["pids"]["limit"] > SPEC.limits.processes_max
     limits = {limit["type"]: limit["hard"] for limit in config["process"]["rlimits"]}
     assert limits["RLIMIT_NPROC"] == 200

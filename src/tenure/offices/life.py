@@ -338,6 +338,10 @@ class Offices:
         """Looks at every office that is awake, and acts where two signals say so; to be called every few seconds."""
         await self._care.supervisor.look()
 
+    async def guard_memory(self) -> None:
+        """Until cancelled, ends the largest process of each office that has used up its memory."""
+        await self._care.memory_guard.run()
+
     async def history(self, name: str, limit: int = 100) -> list[OfficeEvent]:
         """What was decided about the office, the newest first."""
         await self._office(name)

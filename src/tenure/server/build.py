@@ -180,6 +180,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("letting shared databases sleep", REST_EVERY_S, databases.rest_idle),
             Chore("ending grants", GRANTS_EVERY_S, endings.sweep),
         ]
+        guarding = asyncio.create_task(offices.guard_memory(), name="guarding memory")
         try:
             async with doing(chores):
                 yield Built(
@@ -190,6 +191,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
                     ssh=ssh,
                 )
         finally:
+            guarding.cancel()
             await exports.close()
             await offices.close()
             await databases.close()

@@ -134,6 +134,15 @@ class SandboxDriver(ABC):
         del sandbox_id, least_bytes
         return None
 
+    def limited(self) -> list[str]:
+        """Ids of the sandboxes that may use up their memory. Costs next to nothing: it is asked many times a second."""
+        return []
+
+    def memory_left(self, sandbox_id: str) -> int | None:
+        """Bytes until `limits.memory_bytes`, 0 or less past it, of one of `limited`; None when it just ended. As cheap."""
+        del sandbox_id
+        return None
+
     @abstractmethod
     async def ids(self) -> list[str]:
         """Ids of every sandbox of this driver (of this home) that is not ABSENT."""

@@ -16,6 +16,8 @@ from pathlib import Path
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
 CPU_PERIOD_US = 100_000
 CPU_QUOTA_US_MIN = 1000
+NO_LIMIT_BYTES = 1 << 60
+"""v1 says none by a very large number."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,19 @@ class Cgroup:
 
     # --- usage ---------------------------------------------------------------------------------------------------------
     @property
+    def memory_charged_bytes(self) -> int:
+        return _number(self.directory("memory") / ("memory.current" if self.is_v2 else "memory.usage_in_bytes"))
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """None without a limit, or when there is no such group."""
+        text = _read(self.directory("memory") / ("memory.max" if self.is_v2 else "memory.limit_in_bytes")).strip()
+        return int(text) if text.isdigit() and int(text) < NO_LIMIT_BYTES else None
+
+    @property
     def memory_bytes(self) -> int:
         """What is charged to the group less cached file pages that the kernel can drop."""
-        memory = self.directory("memory")
-        used = _number(memory / ("memory.current" if self.is_v2 else "memory.usage_in_bytes"))
+        memory, used = self.directory("memory"), self.memory_charged_bytes
         cached = _fields(memory / "memory.stat").get("inactive_file" if self.is_v2 else "total_inactive_file", 0)
         return max(used - cached, 0)
 

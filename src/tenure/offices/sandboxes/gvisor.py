@@ -145,6 +145,19 @@ class GvisorDriver(SandboxDriver):
             os.kill(largest, signal.SIGKILL)
         return held[largest]
 
+    def limited(self) -> list[str]:
+        return Cgroup(self._group).children()
+
+    def memory_left(self, sandbox_id: str) -> int | None:
+        cgroup = self._cgroup(sandbox_id)
+        limit_bytes = cgroup.memory_limit_bytes
+        if limit_bytes is None:
+            return None
+        office_bytes = limit_bytes - oci.RUNTIME_BYTES
+        charged = cgroup.memory_charged_bytes
+        # What is charged has cached files in it; telling them apart costs more.
+        return office_bytes - (charged if charged < office_bytes else cgroup.memory_bytes)
+
     async def ids(self) -> list[str]:
         found = set(Cgroup(self._group).children())
         with contextlib.suppress(FileNotFoundError):

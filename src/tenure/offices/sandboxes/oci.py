@@ -38,6 +38,9 @@ SHM_BYTES_MAX = 256 * 1024**2
 HOST_TASKS_PER_PROCESS = 4
 """gVisor keeps about two host tasks for each process inside, and one more per thread that runs (measured: 742 for 512)."""
 HOST_TASKS_BASE = 256
+RUNTIME_BYTES = 64 * 1024**2
+"""Beside the office's own memory, for gVisor: so that it can go on and give back what a process held that was ended for taking
+too much (`memory_guard.py`)."""
 GUEST_OOM_SCORE = 1000
 """Past the memory limit the kernel kills the process inside that holds most, before gVisor's own (see `gvisor.py`)."""
 
@@ -87,7 +90,7 @@ def config(spec: SandboxSpec, *, cgroup_path: str, tini: bool) -> dict[str, Any]
             "resources": {
                 # The quota comes after the boot (`gvisor.py`): runsc starts many threads at once and would be throttled.
                 "cpu": {"shares": max(int(limits.cpus * 1024), 2)},
-                "memory": {"limit": limits.memory_bytes},
+                "memory": {"limit": limits.memory_bytes + RUNTIME_BYTES},
                 "pids": {"limit": limits.processes_max * HOST_TASKS_PER_PROCESS + HOST_TASKS_BASE},
             },
         },
