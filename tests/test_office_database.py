@@ -31,7 +31,7 @@ from databases import (
 )
 from tenure.data import pump as pump_module
 from tenure.data.database import OfficeDatabase
-from tenure.errors import CommandTimeout, Conflict, DatabaseError, DiskFull, InvalidArgument, TooLarge
+from tenure.errors import CommandTimeout, Conflict, ConnectionLost, DatabaseError, DiskFull, InvalidArgument, TooLarge
 from tenure.offices.volumes.btrfs import BtrfsDriver
 from tenure.postgres import wire
 from tenure.postgres.client import STATEMENT_BYTES_MAX, Connection
@@ -619,6 +619,29 @@ async def test_a_full_disk_stops_no_database_for_good(
         assert (await database.execute("INSERT INTO kept VALUES (8); SELECT array_agg(n) FROM kept")).rows == [[[7, 8]]]
     finally:
         await database.stop()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('PANIC:  could not write to file "pg_wal/xlogtemp.42": Disk quota exceeded', DiskFull),
+        ("FATAL:  could not open file: Disk quota exceeded", ConnectionLost),
+        ("PANIC:  could not locate a valid checkpoint record", ConnectionLost),
+    ],
+)
+async def test_a_server_that_had_ended_itself_before_the_statement_is_told_apart(
+    said: str, expected: type[Exception]
+) -> None:
+    """It says why, and only then do its connections hear of it: one may be made in between."""
+    async with office_database() as database:
+        await database.execute("SELECT 1")
+        with database.log_file.open("a") as log:
+            log.write(f"2026-11-22 12:00:00.000 UTC [42] {said}\n2026-11-22 12:00:00.000 UTC [42] STATEMENT:  {'x' * 9000}\n")
+        running = asyncio.create_task(database.execute("SELECT pg_sleep(0.5)"))
+        await until(lambda: runs(database, "pg_sleep(0.5)"))
+        kill_postgres(database)
+        with pytest.raises(expected):
+            await running
 
 
 async def test_a_full_disk_is_told_apart(shared: OfficeDatabase) -> None:

@@ -59,6 +59,9 @@ class StatementServer(Protocol):
 
     async def connect(self, timeout_s: float, role: str | None = None) -> Connection: ...
     async def relieve(self) -> None: ...
+    def panic(self) -> str:
+        """Why the server ended itself, in its own words; empty when it did not."""
+        ...
 
 
 class Statements:
@@ -137,7 +140,8 @@ class Statements:
             await self._by.relieve()
             raise
         except ConnectionLost as error:
-            if says_disk_full(log_since(self._log, offset)):
+            # It may have ended itself before the statement began, and told its connections only now.
+            if says_disk_full(log_since(self._log, offset)) or says_disk_full(self._by.panic()):
                 raise DiskFull("The office's disk is full: its database stopped, and the statement with it.") from error
             raise
 

@@ -189,6 +189,10 @@ class OfficeServer:
                         raise
                     await asyncio.sleep(GRANT_PAUSE_S)
 
+    def panic(self) -> str:
+        """Why PostgreSQL ended itself, in its own words; empty when it did not."""
+        return self.cluster.panic()
+
     async def relieve(self) -> None:
         """For a full disk under a running server: lets it write what it holds and cut its log, so that the next statement
         can delete something. At most every `RELIEF_EVERY_S`. Does not raise."""

@@ -22,6 +22,8 @@ from tenure.postgres import confine, files, probe, process
 from tenure.postgres.tree import PostgresTree
 
 INITDB_TIMEOUT_S = 60.0
+PANIC = " PANIC:  "
+"""Of a line of the log after which the server ends itself."""
 START_TIMEOUT_S = 120.0
 """Crash recovery replays at most `max_wal_size` of WAL; this is far more than that takes."""
 STOP_FAST_TIMEOUT_S = 20.0
@@ -200,6 +202,14 @@ class Cluster:
             child.process.poll()
         if self.confinement is not None:
             confine.remove_cgroups(self.confinement)
+
+    def panic(self) -> str:
+        """Why the server that this process started last ended itself, in its own words; empty when it did not."""
+        child = _children.get(self.data_dir)
+        if child is None:
+            return ""
+        said = files.log_since(self.log_file, child.log_offset, files.LOG_BYTES_MAX)  # the statement follows, whole
+        return "\n".join(line for line in said.splitlines() if PANIC in line)
 
     def log_tail(self) -> str:
         """The last 4 KiB of the server's log."""

@@ -38,13 +38,13 @@ def log_size(path: Path) -> int:
         return 0
 
 
-def log_since(path: Path, offset: int) -> str:
-    """The last 4 KiB of what was written to a log since it had the size `offset`."""
+def log_since(path: Path, offset: int, bytes_max: int = LOG_TAIL_BYTES) -> str:
+    """The last `bytes_max` of what was written to a log since it had the size `offset`."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(max(offset if offset <= size else 0, size - LOG_TAIL_BYTES))
-            return file.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
+            file.seek(max(offset if offset <= size else 0, size - bytes_max))
+            return file.read(bytes_max).decode("utf-8", "replace")
     except OSError:
         return ""
 

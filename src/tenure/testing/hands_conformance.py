@@ -55,6 +55,18 @@ async def _run(hands: Hands, agent: str, script: str, **options: object) -> Comm
     return await _end(hands, agent, key)
 
 
+def _beating(file: str) -> str:
+    """A script that writes into the file for as long as it lives."""
+    return f"(while echo >> {file}; do sleep 0.1; done)"
+
+
+async def _is_still(hands: Hands, agent: str, file: str) -> bool:
+    """Whether nobody writes into it any more."""
+    status = await _run(hands, agent, f"touch {file}; wc -l < {file}; sleep 2; wc -l < {file}")
+    before, after = status.output.split()
+    return before == after
+
+
 async def _raises(kind: type[TenureError], call: Awaitable[object]) -> None:
     try:
         await call
@@ -119,10 +131,10 @@ async def c05_status_waits_and_does_not(hands: Hands, agent: str) -> None:
 async def c06_timeout_ends_the_group(hands: Hands, agent: str) -> None:
     """After `timeout_s` the command and its children are ended, and it reports `timed_out`."""
     mark = f"conformance-{secrets.token_hex(4)}"
-    status = await _run(hands, agent, f"(sleep 4; touch {mark}) & sleep 600", timeout_s=0.5)
+    status = await _run(hands, agent, f"{_beating(mark)} & sleep 600", timeout_s=0.5)
     assert (status.state, status.timed_out) == (CommandState.EXITED, True), status
     assert status.exit_code != 0, status
-    assert (await _run(hands, agent, f"sleep 4; test -e {mark}")).exit_code == 1, "a child outlived the timeout"
+    assert await _is_still(hands, agent, mark), "a child outlived the timeout"
 
 
 async def c07_stop(hands: Hands, agent: str) -> None:
@@ -429,11 +441,11 @@ async def c64_program_ends_with_close(hands: Hands, agent: str) -> None:
         await program.signal(9)
         await _read(program)
     assert program.exit_code == 128 + 9, program.exit_code
-    program = await hands.open_program(agent, ("sh", "-c", f"(sleep 3; touch {mark}) & echo on; wait"))
+    program = await hands.open_program(agent, ("sh", "-c", f"{_beating(mark)} & echo on; wait"))
     assert (await program.receive()) is not None
     await program.close()
     await program.close()
-    assert (await _run(hands, agent, f"sleep 4; test -e {mark}")).exit_code == 1, "a child outlived it"
+    assert await _is_still(hands, agent, mark), "a child outlived it"
 
 
 # --- recovery ------------------------------------------------------------------------------------------------------------
