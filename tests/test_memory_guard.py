@@ -30,6 +30,7 @@ class Offices(ProcessSandbox):
         self.left: dict[str, int | None] = {}
         self.killed: list[str] = []
         self.looks: list[str] = []
+        self.largest = 300 * MIB
 
     def limited(self) -> list[str]:
         return list(self.left)
@@ -40,7 +41,7 @@ class Offices(ProcessSandbox):
 
     async def kill_largest(self, sandbox_id: str, *, least_bytes: int) -> int | None:
         self.killed.append(sandbox_id)
-        return 300 * MIB
+        return self.largest if self.largest >= least_bytes else None
 
 
 class Stage:
@@ -79,6 +80,12 @@ async def test_a_full_office_loses_its_largest_process_and_is_left_time(stage: S
     stage.now_s += SETTLE_S
     await stage.guard.look()
     assert stage.offices.killed == ["full", "full"]
+
+
+async def test_nobody_is_ended_who_holds_next_to_nothing(stage: Stage) -> None:
+    stage.offices.left, stage.offices.largest = {"full": 0}, 2 * MIB
+    assert await stage.guard.look() == SETTLE_S
+    assert stage.told == []
 
 
 async def test_each_office_is_looked_at_as_often_as_it_has_to_be(stage: Stage) -> None:

@@ -636,7 +636,9 @@ async def test_a_server_that_had_ended_itself_before_the_statement_is_told_apart
     async with office_database() as database:
         await database.execute("SELECT 1")
         with database.log_file.open("a") as log:
-            log.write(f"2026-11-22 12:00:00.000 UTC [42] {said}\n2026-11-22 12:00:00.000 UTC [42] STATEMENT:  {'x' * 9000}\n")
+            log.write(
+                f"2026-11-22 12:00:00.000 UTC [42] {said}\n2026-11-22 12:00:00.000 UTC [42] STATEMENT:  {'x' * 9000}\n"
+            )
         running = asyncio.create_task(database.execute("SELECT pg_sleep(0.5)"))
         await until(lambda: runs(database, "pg_sleep(0.5)"))
         kill_postgres(database)

@@ -21,6 +21,8 @@ LOOK_S_MIN = 0.02
 LOOK_S_MAX = 1.0
 SETTLE_S = 0.5
 """After one was ended: gVisor gives back what it held meanwhile."""
+LEAST_BYTES = 16 * 1024**2
+"""Who holds less is not ended: officed, and others whose end would free nothing (files in memory may hold what there is)."""
 FAILURE_PAUSE_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class MemoryGuard:
             return LOOK_S_MAX
         if left_bytes > 0:
             return next_look_s(left_bytes)
-        held = await self._sandboxes.kill_largest(name, least_bytes=0)
+        held = await self._sandboxes.kill_largest(name, least_bytes=LEAST_BYTES)
         if held is not None:
             await self._ended(name, held)
         return SETTLE_S
