@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncssh
 
+from tenure.data.s3.clients import TOKEN, TOKEN_FILE
 from tenure.errors import VolumeError
 from tenure.offices.models import OfficeRecord
 from tenure.offices.rootfs import read_file, remove_file, write_file
@@ -84,4 +85,5 @@ def in_common(settings: Settings, volume: Path) -> None:
     owner_key = settings.keys_dir / "id_ed25519.pub"
     if owner_key.exists():
         write_file(root, "etc/tenure/authorized_keys", owner_key.read_bytes())
+    write_file(root, TOKEN_FILE.lstrip("/"), TOKEN)
     configure_office(root)

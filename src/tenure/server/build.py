@@ -16,6 +16,7 @@ from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
 from tenure.data.s3.access_keys import AccessKeys
+from tenure.data.s3.clients import OFFICE_ENVIRONMENT as S3_ENVIRONMENT
 from tenure.data.s3.keys import KeyStore, ensure_master_key
 from tenure.data.shared.databases import Databases
 from tenure.data.shared.store import DatabaseStore
@@ -214,6 +215,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PATH": OFFICE_PATH,
         "TENURE_URL": "http://api:8700",
         "TENURE_OBJECTS_URL": "http://s3:9000",
+        **S3_ENVIRONMENT,
         **OFFICE_ENVIRONMENT,
         **office_environment(),
     }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tenure.data.objects import check_object_name
+from tenure.data.s3 import clients
 from tenure.errors import InvalidArgument
 from tenure.identity.authorize import PrincipalKind
 from tenure.names import check_bucket, check_name
 from tenure.server.access import AgentName, Caller, Has, of_agent, of_own, requires
 from tenure.server.checks import check_text
 from tenure.wire import keys as wire
+
+NOT_KEPT = {"cache-control": "no-store"}
 
 router = APIRouter(prefix="/v1", tags=["objects"])
 
@@ -65,11 +68,16 @@ async def revoke_lent_keys(name: AgentName, has: Has) -> None:
 
 
 @router.get("/s3-credentials", dependencies=[requires("object:list", of_own("object"))])
-async def s3_credentials(caller: Caller, has: Has) -> JSONResponse:
-    """A key for an hour, for the office that asks, as AWS gives them to containers: SDKs fetch and renew it by themselves."""
+async def s3_credentials(
+    caller: Caller, has: Has, format: Annotated[Literal["aws", "env"], Query()] = "aws"
+) -> Response:
+    """A key for an hour, for the office that asks, as AWS gives them to containers: SDKs fetch and renew it by themselves. For
+    programs that do not, `env` has it as lines for a shell."""
     if caller.kind is not PrincipalKind.OFFICE:
         raise InvalidArgument("Only an office is lent a key.", hint="For yourself make one: `tenure key create`.")
     lent = await has.access_keys.lend(caller.name)
+    if format == "env":
+        return PlainTextResponse(clients.shell_lines(lent), headers=NOT_KEPT)
     return JSONResponse(
         {
             "AccessKeyId": lent.access_key_id,
@@ -79,7 +87,7 @@ async def s3_credentials(caller: Caller, has: Has) -> JSONResponse:
             "Version": 1,
             "SessionToken": lent.token,  # as a program that is a credential_process has it
         },
-        headers={"cache-control": "no-store"},
+        headers=NOT_KEPT,
     )
 
 
