@@ -122,6 +122,11 @@ class Statements:
             raise
         return _after(first, chunks)
 
+    def session(self, timeout_s: float) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """A connection for work of more than one statement, each of which may take `timeout_s`. What is not committed when the
+        block ends never was."""
+        return self._connection(timeout_s)
+
     async def _copy(self, text: str) -> AsyncGenerator[bytes]:
         async with self._connection(COPY_TIMEOUT_S) as connection:
             async for chunk in connection.copy_out(text):

@@ -162,9 +162,10 @@ class Connection:
                     raise failure
                 return
 
-    async def copy_in(self, text: str, frames: AsyncIterable[bytes]) -> None:
-        """Runs one COPY … FROM STDIN with the data of another connection's `copy_frames`. Raises as `query`, and what `frames`
-        raises."""
+    async def copy_in(self, text: str, frames: AsyncIterable[bytes]) -> str:
+        """Runs one COPY … FROM STDIN with the data of another connection's `copy_frames`, and returns its command tag. Raises as
+        `query`, and what `frames` raises."""
+        status = ""
         self._send(text)
         kind, length = await self._head()
         if kind == b"G":
@@ -179,11 +180,13 @@ class Connection:
             body = await self._bounded(length)
             if kind == b"E":
                 failure = database_error(wire.parse_error(body))
+            elif kind == b"C":
+                status = body[:-1].decode("utf-8", "replace")
             elif kind == b"Z":
                 self.transaction = body.decode("latin-1")
                 if failure is not None:
                     raise failure
-                return
+                return status
             kind, length = await self._head()
 
     # --- messages -----------------------------------------------------------------------------------------------

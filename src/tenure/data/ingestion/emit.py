@@ -108,7 +108,7 @@ class Emitter:
         """The columns as they ought to have been, when a type was wrong for too many values."""
         allowed = max(MISFITS_FREE, MISFITS_SHARE_MAX * self._seen)
         found = [
-            replace(one.column, type=one.fitting[0] if one.fitting else types.TEXT)
+            replace(one.column, type=one.fitting[0] if one.fitting else types.TEXT, seen=True)
             if one.misfits > allowed
             else one.column
             for one in self._fields
