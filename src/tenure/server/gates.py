@@ -97,6 +97,7 @@ class CrowdGate:
 
 
 _STREAMED = re.compile(r"/v1/agents/[^/]+/(?:archive|objects/[^/]+/.+)\Z", re.DOTALL)
+_LOADED = re.compile(r"/v1/(?:agents|databases)/[^/]+/loads\Z")
 
 
 def _is_office(who: Principal | None) -> bool:
@@ -108,7 +109,7 @@ def body_bytes_max(method: str, path: str, *, office: bool = False) -> int | Non
     the caller may send it, so an office gets no more than what it may do needs."""
     if method == "PUT" and _STREAMED.match(path):
         return None
-    if method == "POST" and path == "/v1/imports" and not office:
+    if method == "POST" and ((path == "/v1/imports" and not office) or _LOADED.match(path)):
         return None
     if method == "POST" and path.endswith("/exec") and not office:
         return EXEC_BODY_BYTES_MAX

@@ -28,8 +28,8 @@ class _Field:
 
 
 class Emitter:
-    """`write` takes pieces of COPY's text format. `trusted` values are of their type already. `needed` columns (by place) must have
-    values. `numbered`: the line goes before the values of each row."""
+    """`write` takes pieces of COPY's text format. `trusted` values are of their type already. `needed` columns (by place) must
+    have values. `numbered`: the line goes before the values of each row."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ A table never loses a column, and no column becomes narrower. What a file does n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from tenure.data.ingestion import types
@@ -73,8 +73,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Fit:
-    """`plan` with the table's names and types for its columns. `through_text`: columns whose values PostgreSQL has to judge one by
-    one, with their type there."""
+    """`plan` with the table's names and types for its columns. `through_text`: columns whose values PostgreSQL has to judge
+    one by one, with their type there."""
 
     plan: Plan
     changes: tuple[Change, ...]
@@ -105,7 +105,7 @@ def fit(plan: Plan, table: Sequence[TableColumn]) -> Fit:
         elif kind is None:
             through[found.name] = found.type
         columns.append(Column(column.source, found.name, change or kind or column.type, column.seen))
-    moved = Plan(**{**vars(plan), "columns": tuple(columns)})
+    moved = replace(plan, columns=tuple(columns))
     return Fit(moved, tuple(changes), through)
 
 

@@ -49,8 +49,9 @@ class Jail:
 
 
 def jail_from(found: dict[str, Any]) -> Jail:
-    known = {one.name for one in fields(Jail)}
-    return Jail(**{name: tuple(value) if name == "procs" else value for name, value in found.items() if name in known})
+    values = {one.name: found[one.name] for one in fields(Jail)}
+    values["procs"] = tuple(found["procs"])
+    return Jail(**values)
 
 
 def enter(jail: Jail) -> None:

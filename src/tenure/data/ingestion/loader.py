@@ -1,7 +1,7 @@
 """Puts a file's rows into a table: all of it in one transaction, which is also the only place where it is known to have happened.
 
-New rows go straight into a new table, or one that only grows; else into a temporary one, and from there where they belong at the
-end, so that readers see the old rows or the new ones. Whatever dies in the middle, PostgreSQL rolls back: there is nothing to clean.
+New rows go straight into a new table, or one that only grows; else into a temporary one, and from there where they belong at
+the end, so that readers see the old rows or the new ones. Whatever dies in the middle, PostgreSQL rolls back: nothing is left.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +60,9 @@ class Order:
         if self.mode not in MODES:
             raise InvalidArgument(f"{self.mode!r} is not a way to load.", hint=f"One of: {', '.join(MODES)}.")
         if (self.mode == "upsert") != bool(self.keys):
-            raise InvalidArgument("upsert needs the columns of its key, and nothing else does.", hint="Give --key COL,COL.")
+            raise InvalidArgument(
+                "upsert needs the columns of its key, and nothing else does.", hint="Give --key COL,COL."
+            )
         if len(set(self.keys)) != len(self.keys) or len(self.keys) > 32:
             raise InvalidArgument("A key is up to 32 columns, each once.")
         self.hints.check()
@@ -97,7 +99,14 @@ class Asks:
 
 
 async def load(
-    sessions: Sessions, parsers: Parsers, directory: Path, plan: Plan, order: Order, progress: Progress, *, allowed: bool
+    sessions: Sessions,
+    parsers: Parsers,
+    directory: Path,
+    plan: Plan,
+    order: Order,
+    progress: Progress,
+    *,
+    allowed: bool,
 ) -> Loaded | Asks:
     """Loads the file in `directory`, or finds that it was. With `allowed` the table is changed to fit, without it that is asked.
     Raises `DatabaseError`, `ConnectionLost` (it is not known whether it happened: `find` tells), `DiskFull`, and what reading
@@ -362,7 +371,7 @@ def _renamed(again: Plan, before: Plan) -> Plan:
         else Column(one.source, names.get(one.source, one.name), one.type, one.seen)
         for place, one in enumerate(again.columns)
     )
-    return Plan(**{**vars(again), "columns": columns})
+    return replace(again, columns=columns)
 
 
 def _definitions(columns: Sequence[Column]) -> str:

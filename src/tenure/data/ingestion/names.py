@@ -69,7 +69,8 @@ def column_names(given: Sequence[str | None]) -> list[str]:
     many."""
     if len(given) > COLUMNS_MAX:
         raise InvalidArgument(
-            f"The file has {len(given)} columns; a table can have {COLUMNS_MAX}.", hint="Is the delimiter the right one?"
+            f"The file has {len(given)} columns; a table can have {COLUMNS_MAX}.",
+            hint="Is the delimiter the right one?",
         )
     wanted = [_clean(name or "") for name in given]
     taken = set(_SYSTEM)

@@ -1,10 +1,10 @@
 """The parser's process: `python -m tenure.data.ingestion.parse`. It is given a file and orders, and trusts the file with nothing.
 
-    0   the file
-    1   rows, as COPY takes them
-    2   what it has to tell, a JSON object a line: {"read": bytes}, then {"plan"}, {"outcome"} or {"error"}
-    3   the order: a JSON object
-    4   what was rejected, as COPY takes it
+0   the file
+1   rows, as COPY takes them
+2   what it has to tell, a JSON object a line: {"read": bytes}, then {"plan"}, {"outcome"} or {"error"}
+3   the order: a JSON object
+4   what was rejected, as COPY takes it
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _load(order: dict[str, Any]) -> None:
     for name in needed:
         importlib.import_module(name)
     with contextlib.suppress(LookupError):
-        codecs.lookup((order["hints"] or {}).get("encoding") or (plan or {}).get("encoding") or "utf-8")
+        codecs.lookup(str((plan or order["hints"])["encoding"]) or "utf-8")
 
 
 def _obey(order: dict[str, Any]) -> None:

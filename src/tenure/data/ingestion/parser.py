@@ -1,6 +1,6 @@
 """Runs parsers: processes of their own, in their jails, which tell what a file is and write its rows.
 
-What comes out of one is not trusted either: rows are bytes for the data of a COPY, whatever they are, and what is told is checked.
+What comes out of one is not trusted either: rows are bytes for the data of a COPY, whatever they are; what is told is checked.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from tenure.data.ingestion.jail import MEMORY_BYTES_MAX, UID_FIRST, Jail
-from tenure.data.ingestion.plan import Column, Hints, Outcome, Plan, plan_from
+from tenure.data.ingestion.plan import Hints, Outcome, Plan, plan_from
 from tenure.errors import InternalError, TenureError, TooLarge, from_payload
 from tenure.postgres.confine import Confinement, end_strays, make_cgroups, remove_cgroups
 
@@ -43,8 +43,8 @@ class Reading:
 
 @dataclass
 class Parsers:
-    """`directory` of a load has `file` in it, and nothing else that matters. All methods raise `UsageError`s for what is wrong with
-    the file, `TooLarge` for one that needs more than a parser may have, `InternalError` for a parser that failed otherwise."""
+    """`directory` of a load has `file` in it, and nothing else that matters. All methods raise `UsageError`s for what is wrong
+    with the file, `TooLarge` for one that needs more than a parser may have, `InternalError` for one that failed otherwise."""
 
     memory_bytes: int = MEMORY_BYTES_MAX
     _free: list[int] = field(default_factory=lambda: list(range(AT_ONCE_MAX)))
@@ -217,9 +217,3 @@ def _outcome(found: dict[str, Any]) -> Outcome:
 def _tear_down(confinement: Confinement) -> None:
     end_strays(confinement)
     remove_cgroups(confinement)
-
-
-def retyped(plan: Plan, types: dict[str, str]) -> Plan:
-    """With other types for columns, by their names in the table."""
-    columns = tuple(replace(column, type=types.get(column.name, column.type)) for column in plan.columns)
-    return replace(plan, columns=cast("tuple[Column, ...]", columns))

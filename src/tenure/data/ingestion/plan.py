@@ -65,13 +65,14 @@ class Plan:
 
 def plan_from(text: str | bytes) -> Plan:
     found: dict[str, Any] = json.loads(text)
-    return Plan(**found | {"columns": tuple(Column(**column) for column in found["columns"])})
+    found["columns"] = tuple(Column(**column) for column in found["columns"])
+    return Plan(**found)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of reading all of a file. `again`: the plan did not fit (a column turned out to be of another type, fields turned up that the
-    beginning of the file did not have), so that nothing of it counts, and this one will."""
+    """Of reading all of a file. `again`: the plan did not fit (a column turned out to be of another type, fields turned up that
+    the beginning of the file did not have), so that nothing of it counts, and this one will."""
 
     rows: int = 0
     rejects: int = 0

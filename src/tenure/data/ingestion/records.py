@@ -9,7 +9,18 @@ from typing import Any, Final, cast
 from tenure.data.ingestion.batches import BATCH_ROWS, Batch, Rejects, Row
 from tenure.data.ingestion.lines import line_lists
 from tenure.data.ingestion.names import COLUMNS_MAX
-from tenure.data.ingestion.types import BIGINT, BOOLEAN, DOUBLE, FROM_STRINGS, JSONB, NUMERIC, TEXT, infer, takes, widened
+from tenure.data.ingestion.types import (
+    BIGINT,
+    BOOLEAN,
+    DOUBLE,
+    FROM_STRINGS,
+    JSONB,
+    NUMERIC,
+    TEXT,
+    infer,
+    takes,
+    widened,
+)
 from tenure.errors import InvalidArgument, TooLarge
 
 ELEMENT_CHARS_MAX = 16 * 1024 * 1024
@@ -75,8 +86,8 @@ def _both(one: str, other: str) -> str:
 
 
 class Records:
-    """`columns` are the names of the fields that become columns, in order, `nested` those of them that stay JSON. Others that turn up are kept in `strangers`, with
-    values to tell their type by."""
+    """`columns` are the names of the fields that become columns, in order, `nested` those of them that stay JSON. Others
+    that turn up are kept in `strangers`, with values to tell their type by."""
 
     def __init__(
         self, texts: Iterable[str], rejects: Rejects, columns: list[str], *, array: bool, nested: Iterable[str] = ()

@@ -24,7 +24,7 @@ from tenure.data.ingestion.emit import MISFITS_SHARE_MAX
 from tenure.data.ingestion.engine import open_engine
 from tenure.data.ingestion.names import column_names
 from tenure.data.ingestion.plan import Column, Hints, Plan
-from tenure.data.ingestion.records import Records, text_of, type_of
+from tenure.data.ingestion.records import Records, type_of
 from tenure.data.ingestion.sheets import Sheet, fitted
 from tenure.errors import InvalidArgument
 
@@ -146,13 +146,12 @@ def _of_sheet(file: IO[bytes], packed: str | None, hints: Hints) -> Plan:
 def _of_records(plan: Plan, text: str, *, whole: bool) -> Plan:
     reader = Records(_complete(text, plan.format, whole=whole), _nowhere(), [], array=plan.format == "json")
     found: dict[str, list[Any]] = {}
-    count = 0
     try:
-        for count, (_, one, _) in enumerate(itertools.islice(reader.objects(), SAMPLE_ROWS), 1):
+        for _, one, _ in itertools.islice(reader.objects(), SAMPLE_ROWS):
             for name, value in one.items():
                 found.setdefault(name, []).append(value)
     except InvalidArgument:
-        if whole or not count:
+        if whole or not found:
             raise
     if not found:
         raise InvalidArgument("There is no JSON object in the file.", hint="For CSV, say --format csv.")
