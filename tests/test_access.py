@@ -85,6 +85,8 @@ def api_document() -> dict[str, Any]:
         "databases",
         "triggers",
         "access_keys",
+        "loads",
+        "pipelines",
     )
     none: dict[str, Any] = dict.fromkeys(names)
     services = Services(Settings(), **none)

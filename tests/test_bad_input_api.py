@@ -32,6 +32,7 @@ from tenure.testing.fake_access_keys import access_keys_of
 from tenure.testing.fake_brains import FakeBrains
 from tenure.testing.fake_databases import FakeDatabases
 from tenure.testing.fake_exports import FakeArchiving, exports_of
+from tenure.testing.fake_ingestion import FakeLoads, FakePipelines
 from tenure.testing.fake_offices import FakeOffices
 from tenure.testing.fake_runs import FakeInbox, FakeRuns
 from tenure.testing.fake_signals import FileSignals
@@ -314,6 +315,8 @@ class Target:
             FakeDatabases(),
             triggers_of(FakeRuns(), FakeBrains()),
             access_keys_of(offices),
+            FakeLoads(offices),
+            FakePipelines(offices),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

@@ -16,6 +16,7 @@ from tenure.cli.commands import (
     exports,
     files,
     inbox,
+    ingestion,
     keys,
     lifecycle,
     objects,
@@ -34,6 +35,9 @@ ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
     *("exec", "shell", "cp", "sql", "objects", "key", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
+    *("exec", "shell", "cp", "sql", "objects"),
+    *("ingest", "loads", "pipeline"),
+    *("ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
     *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
@@ -89,6 +93,7 @@ for noun in (
     sql,
     objects,
     keys,
+    ingestion,
     runs,
     questions,
     costs,

@@ -20,7 +20,8 @@ MEANINGS = {
     8: "it took longer than it was allowed to",
     9: "a disk is full",
     RUN_FAILED: "the followed run failed",
-    RUN_PARKED: "the followed run is parked and asks a person: `tenure runs show`, then `tenure runs resume`",
+    RUN_PARKED: "the followed run is parked and asks a person: `tenure runs show`, then `tenure runs resume`; "
+    "or a load asks: `tenure loads show`, then `tenure loads answer`",
     RUN_CANCELLED: "the followed run was cancelled",
     INTERRUPTED: "interrupted with Ctrl-C (a run goes on: `tenure runs follow`)",
     BROKEN_PIPE: "whoever read the output went away (`tenure … | head`)",

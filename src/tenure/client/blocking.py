@@ -24,6 +24,7 @@ from tenure.client.access_keys import AccessKeys, address_wanted
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.ingestion import Loads, Pipelines
 from tenure.client.schedules import Schedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import Transport
@@ -31,6 +32,7 @@ from tenure.errors import CommandTimeout, ServerUnreachable
 from tenure.export_keys import Key
 from tenure.names import check_name
 from tenure.settings import Settings
+from tenure.wire import ingestion as ingestion_wire
 from tenure.wire import keys
 
 T = TypeVar("T")
@@ -48,6 +50,8 @@ class Tenure:
         self.ssh_keys = SshKeys(self.transport)
         self.schedules = Schedules(self.transport)
         self.access_keys = AccessKeys(self.transport)
+        self.loads = Loads(self.transport)
+        self.pipelines = Pipelines(self.transport)
 
     def __enter__(self) -> Tenure:
         return self
@@ -126,6 +130,7 @@ class Agent(views.AgentView):
         self._transport = transport
         self.objects = Objects(transport, name)
         self.snapshots = Snapshots(transport, name)
+        self.loads = Loads(transport, name)
 
     def _told(self, call: Call[wire.Agent]) -> Agent:
         self.info = self._transport.send(call)
@@ -179,6 +184,11 @@ class Agent(views.AgentView):
         background. What was there is the snapshot `before`. Raises `SandboxError` when it would not boot: then all is as it
         was."""
         return self._transport.send(calls.rebuild(self.name))
+
+    def ingest(self, source: str | Path, **options: Any) -> ingestion_wire.Load:
+        """Loads a file, or what is at an address (`https://…`, `s3://bucket/key`, `office:path`), into a table of its database:
+        all of it or nothing. Returns when that is done, or it asks something. See `tenure.client.ingestion.Loads.ingest`."""
+        return self.loads.ingest(source, **options)
 
     def history(self, limit: int = 100) -> list[wire.OfficeEvent]:
         """What was decided about the office and why: failed boots, repairs, restarts. The newest first."""

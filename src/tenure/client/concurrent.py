@@ -19,6 +19,7 @@ from tenure.client.access_keys import AsyncAccessKeys, address_wanted
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
+from tenure.client.ingestion import AsyncLoads, AsyncPipelines
 from tenure.client.schedules import AsyncSchedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import AsyncTransport, Transport
@@ -26,6 +27,7 @@ from tenure.errors import CommandTimeout, ServerUnreachable
 from tenure.export_keys import Key
 from tenure.names import check_name
 from tenure.settings import Settings
+from tenure.wire import ingestion as ingestion_wire
 from tenure.wire import keys
 
 T = TypeVar("T")
@@ -41,6 +43,8 @@ class AsyncTenure:
         self.ssh_keys = AsyncSshKeys(self.transport)
         self.schedules = AsyncSchedules(self.transport)
         self.access_keys = AsyncAccessKeys(self.transport)
+        self.loads = AsyncLoads(self.transport)
+        self.pipelines = AsyncPipelines(self.transport)
 
     async def __aenter__(self) -> AsyncTenure:
         return self
@@ -123,6 +127,7 @@ class AsyncAgent(views.AgentView):
         self._transport = transport
         self.objects = AsyncObjects(transport, name)
         self.snapshots = AsyncSnapshots(transport, name)
+        self.loads = AsyncLoads(transport, name)
 
     async def _told(self, call: Call[wire.Agent]) -> AsyncAgent:
         self.info = await self._transport.send(call)
@@ -166,6 +171,11 @@ class AsyncAgent(views.AgentView):
 
     async def rebuild(self) -> wire.Rebuilt:
         return await self._transport.send(calls.rebuild(self.name))
+
+    async def ingest(self, source: str | Path, **options: Any) -> ingestion_wire.Load:
+        """Loads a file, or what is at an address (`https://…`, `s3://bucket/key`, `office:path`), into a table of its database:
+        all of it or nothing. Returns when that is done, or it asks something. See `tenure.client.ingestion.Loads.ingest`."""
+        return await self.loads.ingest(source, **options)
 
     async def history(self, limit: int = 100) -> list[wire.OfficeEvent]:
         return (await self._transport.send(calls.history(self.name, limit))).events

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +13,14 @@ from starlette.types import ASGIApp
 
 from tenure.channels.inbox import Inbox
 from tenure.data.database import OFFICE_ENVIRONMENT
+from tenure.data.ingestion.loader import Sessions
+from tenure.data.ingestion.loads import Loads
+from tenure.data.ingestion.parser import Parsers
+from tenure.data.ingestion.pipeline import PipelineStore
+from tenure.data.ingestion.pipelines import Pipelines
+from tenure.data.ingestion.record import Target
+from tenure.data.ingestion.spool import Spool
+from tenure.data.ingestion.store import LoadStore
 from tenure.data.object_api import object_app
 from tenure.data.objects import ObjectStore
 from tenure.data.s3.access_keys import AccessKeys
@@ -47,6 +55,7 @@ from tenure.secrets.egress.clients import office_environment
 from tenure.secrets.egress.presets import read_host_clients
 from tenure.secrets.egress.proxy import Decision, EgressProxy
 from tenure.secrets.egress.rules import Preset, check_entries
+from tenure.server import office_files
 from tenure.server.app import create_app
 from tenure.server.brains import Brains
 from tenure.server.chores import Chore, doing
@@ -56,6 +65,7 @@ from tenure.server.gateway.passes import Passes
 from tenure.server.gateway.preview import with_previews
 from tenure.server.gateway.ssh import SshGateway
 from tenure.server.listeners import serve_office_api
+from tenure.server.load_sources import FILE_BYTES_MAX, LoadOffices, LoadSources, SharedSessions
 from tenure.server.main import Built, Ground
 from tenure.server.services import Gateway, Services, Triggers
 from tenure.settings import Settings
@@ -79,6 +89,8 @@ DATABASES_EVERY_S = 1.0
 GRANTS_EVERY_S = 1.0
 SCHEDULES_EVERY_S = 1.0
 TIDY_EVERY_S = 3600.0
+PIPELINES_EVERY_S = 2.0
+LOADS_EVERY_S = 600.0
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -137,6 +149,17 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         endings = Endings(grants, {"database": databases.end})
         offices.on_deleted(lambda agent: endings.forget(Principal(PrincipalKind.OFFICE, agent)))
         access_keys = await _access_keys(ground, database, store)
+        sources = LoadSources(
+            LoadOffices(offices),
+            clients.presets,
+            partial(_read_office_file, offices),
+            lambda agent, decision: office_log(settings, agent).write("egress", str(decision)) if agent else None,
+        )
+        load_store = LoadStore(database)
+        loads = Loads(
+            load_store, Spool(settings), Parsers(), sources, lambda target: _sessions(offices, databases, target)
+        )
+        pipelines = Pipelines(PipelineStore(database), load_store, loads, sources)
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
         brains = Brains(store)
@@ -157,6 +180,8 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             triggers=Triggers(schedules),
             access_keys=access_keys,
             s3_problem=ground.s3_problem,
+            loads=loads,
+            pipelines=pipelines,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -169,6 +194,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         await offices.adopt_all()
         await exports.tidy()
         await databases.adopt_all()
+        await loads.tidy()
         chores = [
             Chore("keeping the pool mounted", POOL_EVERY_S, partial(asyncio.to_thread, parts.mount_pool)),
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
@@ -179,6 +205,8 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
             Chore("keeping limits of shared databases", DATABASES_EVERY_S, databases.look),
             Chore("letting shared databases sleep", REST_EVERY_S, databases.rest_idle),
+            Chore("running pipelines", PIPELINES_EVERY_S, pipelines.run_due),
+            Chore("ending loads that nobody answers", LOADS_EVERY_S, loads.end_forgotten),
             Chore("ending grants", GRANTS_EVERY_S, endings.sweep),
         ]
         guarding = asyncio.create_task(offices.guard_memory(), name="guarding memory")
@@ -193,6 +221,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
                 )
         finally:
             guarding.cancel()
+            await loads.close()
             await exports.close()
             await offices.close()
             await databases.close()
@@ -219,6 +248,18 @@ def environment(settings: Settings) -> dict[str, str]:
         **OFFICE_ENVIRONMENT,
         **office_environment(),
     }
+
+
+async def _sessions(offices: Offices, databases: Databases, target: Target) -> Sessions:
+    """The database that a load goes into: an agent's as itself, a shared one as its owner."""
+    if target.agent:
+        return await offices.database(target.agent)
+    await databases.need(target.database)
+    return SharedSessions(databases, target.database)
+
+
+async def _read_office_file(offices: Offices, agent: str, path: str) -> AsyncIterator[bytes]:
+    return await office_files.read_file(offices, agent, "agent", path, FILE_BYTES_MAX)
 
 
 def _office(record: OfficeRecord) -> Principal:

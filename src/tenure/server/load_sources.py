@@ -1,8 +1,8 @@
 """Where loads get files from, as far as whoever asks may read them.
 
-A page of the web is fetched through the same proxy, with the same rules, as the agent's own requests; for a shared database, by its
-owner's word, that host alone may be reached. Objects are the agent's own; a bucket elsewhere is read with the server's credentials,
-for the owner only: they are not the agent's.
+A page of the web is fetched through the same proxy, with the same rules, as the agent's own requests; for a shared database, by
+its owner's word, that host alone may be reached. Objects are the agent's own; a bucket elsewhere is read with the server's
+credentials, for the owner only: they are not the agent's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import hashlib
 import re
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urljoin, urlsplit
@@ -22,6 +23,7 @@ from tenure.data.ingestion.record import Target
 from tenure.data.ingestion.sources import Found, Listed
 from tenure.errors import EgressDenied, EgressUnreachable, Forbidden, InvalidArgument, NotFound, StorageError
 from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
+from tenure.postgres.client import Connection
 from tenure.secrets.egress.dial import Dialer
 from tenure.secrets.egress.presets import Preset
 from tenure.secrets.egress.proxy import Decision, EgressProxy
@@ -52,12 +54,45 @@ class Objects(Protocol):
 
 
 class Offices(Protocol):
-    async def objects(self, name: str) -> Any: ...
+    async def objects(self, name: str) -> Objects: ...
     async def egress_of(self, name: str) -> Sequence[str]: ...
 
 
-ReadFile = Callable[[str, str], Any]
-"""Of an agent's office, by path: a coroutine that gives its bytes."""
+ReadFile = Callable[[str, str], Awaitable[AsyncIterator[bytes]]]
+"""Of an agent's office, by path."""
+
+
+class LoadOffices:
+    """Of the real ones, what loads need."""
+
+    def __init__(self, offices: _RealOffices) -> None:
+        self._offices = offices
+
+    async def objects(self, name: str) -> Objects:
+        return await self._offices.objects(name)
+
+    async def egress_of(self, name: str) -> Sequence[str]:
+        return (await self._offices.office(name)).record.egress
+
+
+class _RealOffices(Protocol):
+    async def objects(self, name: str) -> Any: ...
+    async def office(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class SharedSessions:
+    """A shared database as what loads go into, as its owner."""
+
+    databases: _Databases
+    name: str
+
+    def session(self, timeout_s: float) -> contextlib.AbstractAsyncContextManager[Connection]:
+        return self.databases.connection(self.name, timeout_s)
+
+
+class _Databases(Protocol):
+    def connection(self, name: str, timeout_s: float = ...) -> contextlib.AbstractAsyncContextManager[Connection]: ...
 
 
 class LoadSources:
@@ -172,7 +207,7 @@ async def _fetched(url: str, socket: Path) -> AsyncGenerator[tuple[str, Mapping[
         """Every connection goes to the proxy's socket."""
 
         def __init__(self) -> None:
-            self._inner = httpcore.AnyIOBackend()
+            self._inner: Any = httpcore.AnyIOBackend()
 
         async def connect_tcp(self, *_: Any, **__: Any) -> Any:
             return await self._inner.connect_unix_socket(str(socket))
@@ -206,7 +241,7 @@ async def _fetched(url: str, socket: Path) -> AsyncGenerator[tuple[str, Mapping[
         raise EgressUnreachable(f"{url[:200]} leads on and on.")
 
 
-_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "tenure"}
+_HEADERS: Any = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "tenure"}
 
 
 async def _check_status(url: str, answer: Any) -> None:
@@ -227,7 +262,9 @@ async def _check_status(url: str, answer: Any) -> None:
 
 def _refused(url: str, text: str) -> EgressDenied | EgressUnreachable:
     if text.startswith("403"):
-        return EgressDenied(f"{_host_of(url)} may not be reached: {text}.", hint="Its owner can allow it: egress entries.")
+        return EgressDenied(
+            f"{_host_of(url)} may not be reached: {text}.", hint="Its owner can allow it: egress entries."
+        )
     return EgressUnreachable(f"{_host_of(url)} is not reached: {text}.")
 
 
@@ -250,7 +287,9 @@ def _host_of(url: str) -> str:
     except ValueError:
         raise InvalidArgument(f"{url[:200]!r} is no address of the web.") from None
     if parts.scheme not in ("http", "https") or parts.username is not None:
-        raise InvalidArgument(f"{url[:200]!r} is no address of the web.", hint="Write https://host/path, no user names.")
+        raise InvalidArgument(
+            f"{url[:200]!r} is no address of the web.", hint="Write https://host/path, no user names."
+        )
     host = f"[{host}]" if ":" in host else host
     return host if port is None else f"{host}:{port}"
 

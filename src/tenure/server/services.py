@@ -18,6 +18,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tenure import wire
+from tenure.data.ingestion.pipeline import PipelineRecord
+from tenure.data.ingestion.record import LoadRecord, Target, Wanted
 from tenure.data.s3.access_keys import AccessKeys
 from tenure.export_keys import Key
 from tenure.identity.authorize import Principal
@@ -530,6 +532,58 @@ class Databases(Protocol):
     async def fork(self, name: str, new: str, snapshot: str | None = None) -> Any: ...
 
 
+class Loads(Protocol):
+    """Files on their way into tables. Raises `NotFound` for a target or load that there is not."""
+
+    async def receive(
+        self, target: Target, wanted: Wanted, name: str, chunks: AsyncIterator[bytes], *, by: Principal
+    ) -> LoadRecord:
+        """Returns when all of `chunks` is here and the load goes on by itself. Raises `InvalidArgument`, `TooLarge`, `DiskFull`,
+        `Conflict`."""
+        ...
+
+    async def fetch(self, target: Target, wanted: Wanted, source: str, *, by: Principal) -> LoadRecord: ...
+    async def find(self, load_id: str) -> LoadRecord: ...
+    async def list(self, target: Target | None = None, *, limit: int = 100) -> Sequence[LoadRecord]:
+        """The newest first."""
+        ...
+
+    async def answer(self, target: Target, load_id: str, *, allow: bool) -> LoadRecord:
+        """Raises `Conflict` when it asks nothing."""
+        ...
+
+    async def cancel(self, target: Target, load_id: str) -> LoadRecord:
+        """Raises `Conflict` when it is over."""
+        ...
+
+
+class Pipelines(Protocol):
+    """Raises `NotFound` for a pipeline that there is not."""
+
+    async def create(
+        self,
+        name: str,
+        target: Target,
+        source: str,
+        wanted: Wanted,
+        *,
+        by: Principal,
+        every_s: int | None = None,
+        cron: str | None = None,
+        tz: str = "UTC",
+        on_arrival: bool = False,
+    ) -> PipelineRecord:
+        """Raises `InvalidName`, `InvalidArgument`, `AlreadyExists`, `Conflict`."""
+        ...
+
+    async def get(self, name: str) -> PipelineRecord: ...
+    async def list(self, agent: str | None = None) -> Sequence[PipelineRecord]: ...
+    async def loads(self, name: str, *, limit: int = 100) -> Sequence[LoadRecord]: ...
+    async def set_paused(self, name: str, paused: bool) -> PipelineRecord: ...
+    async def run(self, name: str) -> PipelineRecord: ...
+    async def delete(self, name: str) -> None: ...
+
+
 class SshKey(Protocol):
     """With the attributes of `wire.SshKey`."""
 
@@ -617,6 +671,8 @@ class Services:
     access_keys: AccessKeys
     s3_problem: str = ""
     """Why the S3 API does not listen outside though it should."""
+    loads: Loads
+    pipelines: Pipelines
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

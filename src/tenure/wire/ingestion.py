@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any, Literal
 
@@ -44,7 +45,16 @@ class LoadOptions(Request):
     @field_validator("keys", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return [part for part in value.split(",") if part] if isinstance(value, str) else value
+        """In an address: names with commas between, or a list in JSON."""
+        if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str):  # pyright: ignore
+            return value  # pyright: ignore
+        text: str = value[0]
+        if text.startswith("["):
+            try:
+                return json.loads(text)
+            except ValueError:
+                return value  # pyright: ignore
+        return value  # pyright: ignore
 
 
 class LoadRequest(LoadOptions):

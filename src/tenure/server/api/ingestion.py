@@ -22,7 +22,7 @@ from tenure.wire import ingestion as wire
 router = APIRouter(prefix="/v1", tags=["ingestion"])
 
 LIST_DEFAULT, LIST_MAX = 100, 1000
-BODY = {"requestBody": {"content": {"application/octet-stream": {}}}}
+BODY: dict[str, Any] = {"requestBody": {"content": {"application/octet-stream": {}}}}
 OF_DATABASE = of_agent("database")
 
 
@@ -49,7 +49,6 @@ async def of_pipeline(pipeline: str) -> Resource:
 
 async def of_pipelines() -> Resource:
     return Resource("pipeline")
-
 
 
 # --- making loads -------------------------------------------------------------------------------------------------------
@@ -93,9 +92,7 @@ async def load_into_agent_from(name: AgentName, body: wire.LoadRequest, has: Has
     dependencies=[requires("database:load", of_shared)],
     openapi_extra=BODY,
 )
-async def load_into_database(
-    name: DatabaseName, options: Uploaded, request: Request, has: Has, caller: Caller
-) -> Any:
+async def load_into_database(name: DatabaseName, options: Uploaded, request: Request, has: Has, caller: Caller) -> Any:
     """The same, into a shared database, as its owner."""
     return await _received(Target(database=name), options, request, has, caller)
 
@@ -143,18 +140,14 @@ async def get_load(load_id: str, has: Has) -> Any:
     return load_of(await has.loads.find(load_id))
 
 
-@router.post(
-    "/loads/{load_id}/answer", response_model=wire.Load, dependencies=[requires("load:answer", of_load)]
-)
+@router.post("/loads/{load_id}/answer", response_model=wire.Load, dependencies=[requires("load:answer", of_load)])
 async def answer_load(load_id: str, body: wire.LoadAnswer, has: Has) -> Any:
     """To the question of a load that would change its table: it goes on, or is cancelled."""
     load = await has.loads.find(load_id)
     return load_of(await has.loads.answer(load.target, load_id, allow=body.allow))
 
 
-@router.post(
-    "/loads/{load_id}/cancel", response_model=wire.Load, dependencies=[requires("database:connect", of_load)]
-)
+@router.post("/loads/{load_id}/cancel", response_model=wire.Load, dependencies=[requires("database:connect", of_load)])
 async def cancel_load(load_id: str, has: Has) -> Any:
     """Ends a load that is not over; nothing of it is in its table then."""
     load = await has.loads.find(load_id)
@@ -184,9 +177,7 @@ async def create_pipeline(body: wire.PipelineRequest, has: Has, caller: Caller) 
     return pipeline_of(made)
 
 
-@router.get(
-    "/pipelines", response_model=wire.PipelineList, dependencies=[requires("pipeline:list", of_pipelines)]
-)
+@router.get("/pipelines", response_model=wire.PipelineList, dependencies=[requires("pipeline:list", of_pipelines)])
 async def list_pipelines(has: Has, agent: str | None = None) -> Any:
     """By name."""
     found = await has.pipelines.list(None if agent is None else check_name(agent))
@@ -239,9 +230,7 @@ async def run_pipeline(pipeline: str, has: Has) -> Any:
     return pipeline_of(await has.pipelines.run(pipeline))
 
 
-@router.delete(
-    "/pipelines/{pipeline}", status_code=204, dependencies=[requires("pipeline:delete", of_pipeline)]
-)
+@router.delete("/pipelines/{pipeline}", status_code=204, dependencies=[requires("pipeline:delete", of_pipeline)])
 async def delete_pipeline(pipeline: str, has: Has) -> None:
     """What it loaded stays."""
     await has.pipelines.delete(pipeline)
@@ -251,7 +240,11 @@ async def delete_pipeline(pipeline: str, has: Has) -> None:
 def _target(agent: str | None, database: str | None) -> Target:
     if (agent is None) == (database is None):
         raise InvalidArgument("Name an agent or a shared database.")
-    return Target(agent=check_name(agent)) if agent is not None else Target(database=check_name(database or "", "database"))
+    return (
+        Target(agent=check_name(agent))
+        if agent is not None
+        else Target(database=check_name(database or "", "database"))
+    )
 
 
 def wanted_of(options: wire.LoadOptions) -> Wanted:
