@@ -9,7 +9,7 @@ import io
 import lzma
 import zipfile
 from collections.abc import Iterator
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 from tenure.errors import InvalidArgument, TooLarge
 
@@ -21,6 +21,8 @@ RATIO_FREE_BYTES = 256 * 1024**2
 READ_BYTES = 1024 * 1024
 WINDOW_BYTES_MAX = 128 * 1024**2
 """Of zstd: the memory that a file may ask its reader for."""
+ZSTD_BYTES = 1024
+"""Given to its decoder at once: of hostile ones each byte may become 32 KiB."""
 LZMA_BYTES_MAX = 96 * 1024**2
 SAMPLE_BYTES = 1024 * 1024
 HEAD_BYTES = 8192
@@ -111,10 +113,7 @@ def _opened(file: IO[bytes], name: str) -> IO[bytes]:
         case "zip":
             return _member(file)
         case _:
-            import zstandard
-
-            decoder = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
-            return cast("IO[bytes]", decoder.stream_reader(file, read_across_frames=True))
+            return cast("IO[bytes]", _Zstd(file))
 
 
 class _Xz:
@@ -142,6 +141,34 @@ class _Xz:
                 rest = b""
             if data := self._decoder.decompress(rest, size):
                 return data
+
+
+class _Zstd:
+    """Frame by frame: the library's own reader takes a frame that was cut off for a whole one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import zstandard
+
+        self._file, self._library = file, zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
+        self._decoder: Any = None
+        self._packed, self._ready = b"", memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        while not self._ready:
+            if not self._packed:
+                self._packed = self._file.read(ZSTD_BYTES)
+            if not self._packed:
+                if self._decoder is not None:
+                    raise EOFError("it ends too early")
+                return b""
+            if self._decoder is None:
+                self._decoder = self._library.decompressobj()
+            self._ready = memoryview(self._decoder.decompress(self._packed))
+            self._packed = self._decoder.unused_data if self._decoder.eof else b""
+            if self._decoder.eof:
+                self._decoder = None
+        piece, self._ready = self._ready[:size], self._ready[size:]
+        return bytes(piece)
 
 
 def _member(file: IO[bytes]) -> IO[bytes]:
