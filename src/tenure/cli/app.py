@@ -34,8 +34,7 @@ from tenure.cli.commands import (
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
-    *("exec", "shell", "cp", "sql", "objects", "key", "ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
-    *("exec", "shell", "cp", "sql", "objects"),
+    *("exec", "shell", "cp", "sql", "objects", "key"),
     *("ingest", "loads", "pipeline"),
     *("ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
     *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),

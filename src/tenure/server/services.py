@@ -669,10 +669,10 @@ class Services:
     databases: Databases
     triggers: Triggers
     access_keys: AccessKeys
-    s3_problem: str = ""
-    """Why the S3 API does not listen outside though it should."""
     loads: Loads
     pipelines: Pipelines
+    s3_problem: str = ""
+    """Why the S3 API does not listen outside though it should."""
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)
