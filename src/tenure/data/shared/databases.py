@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from tenure.data.shared import moments
+from tenure.data.shared.backups import Backups
 from tenure.data.shared.database import SharedDatabase
 from tenure.data.shared.models import (
     DatabaseRecord,
@@ -22,12 +24,14 @@ from tenure.data.shared.models import (
     SnapshotRecord,
     Stage,
 )
+from tenure.data.shared.places import Place, place_of
+from tenure.data.shared.recovery import Recovery
 from tenure.data.shared.roles import RoleWanted, check_tables, wanted_of
 from tenure.data.shared.snapshots import Snapshots
 from tenure.data.shared.store import DatabaseStore
 from tenure.data.shared.template import OWNER
 from tenure.data.shared.volumes import SharedVolumes
-from tenure.errors import Conflict, InvalidArgument, TenureError
+from tenure.errors import Conflict, InvalidArgument, NotFound, TenureError
 from tenure.faultpoints import reach
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.identity.grants import Grant, GrantStore
@@ -66,6 +70,7 @@ class Databases:
         self._store, self._grants, self._settings = store, grants, settings
         self._volumes = SharedVolumes(settings, volumes)
         self._snapshots = Snapshots(store, self._volumes)
+        self._backups = Backups(store, self._volumes, self._snapshots)
         self._need_agent, self.changed = need_agent, changed
         self._held: dict[str, SharedDatabase] = {}
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -90,6 +95,7 @@ class Databases:
 
     async def let_go(self) -> None:
         """For a server that is replaced: the databases go on."""
+        await self._backups.close()
         for database in list(self._held.values()):
             await database.close()
 
@@ -248,6 +254,11 @@ class Databases:
                         await database.watch.close()
                         await database.stop()
 
+    async def ship(self) -> None:
+        """Goes on with backups, in the background; to be called every second or so."""
+        for database in [self._hold(record) for record in await self._store.all() if record.backup is not None]:
+            self._backups.go_on(database)
+
     async def look(self) -> None:
         """Keeps limits that a session could lift, and grants to tables that were made anew; to be called every second or so."""
         for database in list(self._held.values()):
@@ -393,10 +404,10 @@ class Databases:
                 database = await self._database(name)
                 found = await self._store.snapshot(name, snapshot)
                 await database.watch.close()
-                async with database.server.at_rest():
+                async with self._backups.turn(name), database.server.at_rest():
+                    await self._backups.begin_line(database)
                     before = await self._snapshots.take_at_rest(database, SnapshotKind.BEFORE_RESTORE)
                     await self._volumes.replace(database.record, self._volumes.snapshot_of(name, found.id))
-                await self._past_changed(database)
                 await database.server.ensure_started()
                 return Restored(await database.view(), found, before)
 
@@ -426,8 +437,81 @@ class Databases:
         await self._database(name)
         return await to_its_end(fork())
 
-    async def _past_changed(self, database: SharedDatabase) -> None:
-        """Its log no longer continues what was archived of it."""
+    # --- backups ---------------------------------------------------------------------------------------------------------
+    async def back_up(self, name: str, to: str, every_s: float) -> DatabaseView:
+        """From now on it is backed up continuously, and can be restored to any moment; a base is taken every `every_s`. Who is
+        connected is disconnected. Raises `InvalidArgument`."""
+
+        async def plan() -> DatabaseView:
+            async with self._turns[name]:
+                database = await self._database(name)
+                await self._backups.plan(database, to, every_s)
+                return await database.view()
+
+        await self._database(name)
+        return await to_its_end(plan())
+
+    async def back_up_now(self, name: str) -> DatabaseView:
+        """Returns when whatever was committed until now can be restored. Raises `NotFound` when it is not backed up,
+        `StorageError`, `DiskFull`."""
+        database = await self._database(name)
+        if database.record.backup is None:
+            raise NotFound(f"{name} is not backed up.", hint=f"Begin: `tenure db backup {name} --to PLACE`.")
+        if database.record.backup.base_at is None:
+            await self._backups.base(database)
+        await self._backups.flush(database)
+        return await database.view()
+
+    async def back_up_no_more(self, name: str) -> None:
+        """What was sent stays where it is. Raises `NotFound` when it is not backed up."""
+
+        async def stop() -> None:
+            async with self._turns[name]:
+                await self._backups.stop(await self._database(name))
+
+        await self._database(name)
+        await to_its_end(stop())
+
+    async def restore_to(self, name: str, to: datetime, new: str, source: str | None = None) -> DatabaseView:
+        """A new database as `name` was at a moment; `name` itself is not touched, and need not be there any more when `source`
+        says where its backups are. Nobody has a grant to the new one. Raises `InvalidArgument` for a moment that the backups do
+        not cover, `NotFound` when there are none, `ArchiveError`, `StorageError`."""
+        check_name(name, KIND)
+        check_name(new, KIND)
+        if to > datetime.now(UTC):
+            raise InvalidArgument("That moment has not come yet.")
+        place, is_all, limits = await self._backups_of(name, to, source)
+        keys = await asyncio.to_thread(place.list, f"{name}/")
+        what = moments.needed(name, moments.lines_of(name, keys), to, is_all=is_all)
+
+        async def restore() -> DatabaseView:
+            async with self._turns[new]:
+                async with self._new(new, limits, f"{name}@{to.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}") as database:
+                    await self._volumes.make_empty(database.record)
+                    await Recovery(database.server, database.volume, database.record.uid).run(place, what, to)
+                    await self._volumes.driver.set_limit(database.volume, limits.disk_bytes)
+                return await database.view()
+
+        return await to_its_end(restore())
+
+    async def _backups_of(self, name: str, to: datetime, source: str | None) -> tuple[Place, bool, Limits]:
+        """Where they are; whether nothing up to `to` is missing there; the limits that the database has."""
+        try:
+            database = await self._database(name)
+        except NotFound:
+            if source is None:
+                raise
+            return await asyncio.to_thread(place_of, source), False, Limits()
+        plan, limits = database.record.backup, database.record.limits
+        if source is not None and (plan is None or source != plan.to):
+            return await asyncio.to_thread(place_of, source), False, limits
+        if plan is None:
+            raise NotFound(
+                f"{name} is not backed up.", hint="If its backups are somewhere all the same, say where: --from PLACE."
+            )
+        if plan.base_at is not None and (plan.archived_until is None or plan.archived_until <= to + moments.MARGIN):
+            await self._backups.flush(database)
+        return await asyncio.to_thread(place_of, plan.to), True, limits
 
 
 def _limits(now: Limits, wanted: Mapping[str, float | None]) -> Limits:

@@ -3,6 +3,7 @@ what the grants say."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -120,6 +121,16 @@ class SharedServer(OfficeServer):
     async def _stop(self) -> None:
         self._open_to_all = False
         await super()._stop()
+
+    async def replay(self, wanted: Mapping[str, str], timeout_s: float) -> None:
+        """Starts with other parameters, and stops when it accepts connections: it has replayed what it was given by then."""
+        async with self._lock:
+            await asyncio.to_thread(self._prepare)
+            replaying = dataclasses.replace(self.cluster, parameters=dict(wanted))
+            try:
+                await replaying.start(timeout_s)
+            finally:
+                await replaying.stop()
 
     async def match(self) -> Sequence[str]:
         """Makes its roles what the grants say now; does not start it. Returns what could not be done, see `Cluster.apply`.

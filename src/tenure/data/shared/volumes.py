@@ -45,6 +45,12 @@ class SharedVolumes:
         template = await ensure_template(self.settings, self.driver)
         await self.clone(record, template)
 
+    async def make_empty(self, record: DatabaseRecord) -> None:
+        """A new database's volume for a cluster that comes from elsewhere. It has no limit yet."""
+        await self.driver.delete(self.of(record.name))
+        await self.driver.create_empty(self.of(record.name))
+        await asyncio.to_thread(_take_over, self.of(record.name))
+
     async def clone(self, record: DatabaseRecord, source: Path) -> None:
         """A new database's volume, which is a clone of `source`. What a killed attempt left is replaced."""
         await self._close_ways()
