@@ -592,3 +592,56 @@ def test_an_archive_that_breaks_off_is_an_error(tmp_path: Path, cut: int) -> Non
     whole = b"".join(archive.pack(tmp_path / "source", "x", silent))
     with pytest.raises(errors.TenureError):
         archive.unpack(iter([whole[:cut]]), tmp_path / "target", silent)
+
+
+# --- shared databases ------------------------------------------------------------------------------------------------------
+async def test_shared_databases_are_made_granted_forked_and_restored(client: AsyncTenure, endpoint: Endpoint) -> None:
+    sales = await client.databases.create("sales", connections=2)
+    assert sales.info is not None
+    assert (sales.info.host, sales.info.limits.connections) == ("sales.db", 2)
+    assert (await sales.sql("select 5")).rows == [[5]]
+    with pytest.raises(errors.Forbidden):
+        await sales.sql("select 5", agent="analyst")
+    granted = await sales.grant("analyst", "read", tables={"orders": "region = 'north'", "items": None})
+    assert granted.tables is not None
+    assert {name: scope.rows for name, scope in granted.tables.items()} == {"orders": "region = 'north'", "items": None}
+    assert (await sales.sql("select 5", agent="analyst", key="k")).rows == [[5]]
+
+    def blocking_too(sync: Tenure) -> None:
+        one = sync.databases("sales")
+        assert [grant.agent for grant in one.grants()] == ["analyst"]
+        assert b"".join(one.sql_csv("select 5")).endswith(b"5\n")
+        taken = one.snapshot("first")
+        assert [found.id for found in one.snapshots()] == [taken.id]
+        assert one.restore("first").snapshot.id == taken.id
+        one.delete_snapshot("first")
+        assert one.fork("copy").info is not None
+        assert (one.sleep().state, one.wake().state, one.limit(disk_gb=3).limits.disk_gb) == ("asleep", "awake", 3)
+        assert one.back_up("s3://bucket/x/", every_s=3600).backup is not None
+        assert one.back_up_now().backup is not None
+        made = sync.databases.restore("sales", one.show().created_at, "then")
+        assert made.show().origin is not None
+        one.back_up_no_more()
+        one.revoke("analyst")
+        assert [found.name for found in sync.databases.list()] == ["sales", "copy", "then"]
+        one.delete()
+        with pytest.raises(errors.NotFound):
+            sync.databases.get("sales")
+
+    await use(endpoint, blocking_too)
+
+
+def test_both_halves_of_shared_databases_have_the_same_methods() -> None:
+    from tenure.client import databases
+
+    for noun in ("Databases", "Database"):
+        one, other = getattr(databases, noun), getattr(databases, f"Async{noun}")
+        shapes = [
+            {
+                name: list(inspect.signature(method).parameters)
+                for name, method in inspect.getmembers(cls, inspect.isfunction)
+                if not name.startswith("_")
+            }
+            for cls in (one, other)
+        ]
+        assert shapes[0] == shapes[1]

@@ -22,6 +22,7 @@ from tenure import wire
 from tenure.client import calls, key_calls, offices, views
 from tenure.client.access_keys import AccessKeys, address_wanted
 from tenure.client.calls import Call
+from tenure.client.databases import Databases
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
 from tenure.client.ingestion import Loads, Pipelines
@@ -48,6 +49,7 @@ class Tenure:
         self.questions = Questions(self.transport)
         self.inbox = Inbox(self.transport)
         self.ssh_keys = SshKeys(self.transport)
+        self.databases = Databases(self.transport)
         self.schedules = Schedules(self.transport)
         self.access_keys = AccessKeys(self.transport)
         self.loads = Loads(self.transport)

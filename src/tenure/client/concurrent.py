@@ -17,6 +17,7 @@ from tenure import wire
 from tenure.client import calls, key_calls, offices, views
 from tenure.client.access_keys import AsyncAccessKeys, address_wanted
 from tenure.client.calls import Call
+from tenure.client.databases import AsyncDatabases
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
 from tenure.client.ingestion import AsyncLoads, AsyncPipelines
@@ -41,6 +42,7 @@ class AsyncTenure:
         self.questions = AsyncQuestions(self.transport)
         self.inbox = AsyncInbox(self.transport)
         self.ssh_keys = AsyncSshKeys(self.transport)
+        self.databases = AsyncDatabases(self.transport)
         self.schedules = AsyncSchedules(self.transport)
         self.access_keys = AsyncAccessKeys(self.transport)
         self.loads = AsyncLoads(self.transport)

@@ -44,6 +44,7 @@ from tenure.offices.history import History
 from tenure.offices.life import Offices
 from tenure.offices.log import office_log
 from tenure.offices.models import OfficeRecord
+from tenure.offices.neighbours import NeighbourSource
 from tenure.offices.office import Listener, ListenerFactory, OfficeParts
 from tenure.offices.sandboxes.gvisor import GvisorDriver
 from tenure.offices.snapshot_store import SnapshotStore
@@ -103,6 +104,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         listeners: dict[str, ListenerFactory] = {}
         volumes = detect_driver(settings.pool_dir)
         store = OfficeStore(database)
+        neighbours: list[NeighbourSource] = []
         depot = Depot(settings, volumes, store, current_image(settings).path)
         parts = OfficeParts(
             settings=settings,
@@ -113,6 +115,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             environment=environment(settings),
             mount_pool=partial(ensure_pool_mounted, settings),
             depot=depot,
+            neighbours=neighbours,
         )
         runs = Runs(database)
         history = History(database, partial(office_log, settings))
@@ -145,7 +148,10 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             lambda entries: check_entries(entries, clients.presets),
         )
         grants = GrantStore(database)
-        databases = Databases(DatabaseStore(database), grants, settings, volumes, offices.need)
+        databases = Databases(
+            DatabaseStore(database), grants, settings, volumes, offices.need, offices.neighbours_changed
+        )
+        neighbours.append(databases)
         endings = Endings(grants, {"database": databases.end})
         offices.on_deleted(lambda agent: endings.forget(Principal(PrincipalKind.OFFICE, agent)))
         access_keys = await _access_keys(ground, database, store)
@@ -191,9 +197,9 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             "s3": lambda record, path, use: serve_office_api(_objects_of(settings, record), _office(record), path, use),
             "egress": lambda record, path, use: _serve_egress(settings, record, clients.presets, path, use),
         }
+        await databases.adopt_all()  # before offices, whose programs may be at them again at once
         await offices.adopt_all()
         await exports.tidy()
-        await databases.adopt_all()
         await loads.tidy()
         chores = [
             Chore("keeping the pool mounted", POOL_EVERY_S, partial(asyncio.to_thread, parts.mount_pool)),
@@ -207,6 +213,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("letting shared databases sleep", REST_EVERY_S, databases.rest_idle),
             Chore("running pipelines", PIPELINES_EVERY_S, pipelines.run_due),
             Chore("ending loads that nobody answers", LOADS_EVERY_S, loads.end_forgotten),
+            Chore("backing up shared databases", DATABASES_EVERY_S, databases.ship),
             Chore("ending grants", GRANTS_EVERY_S, endings.sweep),
         ]
         guarding = asyncio.create_task(offices.guard_memory(), name="guarding memory")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tenure.data.shared.models import (
+    BackupPlan,
     DatabaseView,
     GrantView,
     Limits,
@@ -17,7 +18,8 @@ from tenure.data.shared.models import (
     SnapshotKind,
     SnapshotRecord,
 )
-from tenure.errors import AlreadyExists, Forbidden, InternalError, NotFound
+from tenure.data.shared.places import place_of
+from tenure.errors import AlreadyExists, Forbidden, InternalError, InvalidArgument, NotFound
 from tenure.identity.authorize import Principal, PrincipalKind
 from tenure.identity.grants import Grant
 from tenure.names import check_name
@@ -165,6 +167,34 @@ class FakeDatabases:
     async def restore_snapshot(self, name: str, snapshot: str) -> Restored:
         found = await self._snapshot(name, snapshot)
         return Restored(self.views[name], found, self._take(name, None, SnapshotKind.BEFORE_RESTORE))
+
+    async def back_up(self, name: str, to: str, every_s: float) -> DatabaseView:
+        place_of(to)
+        plan = BackupPlan(to, every_s, datetime.now(UTC))
+        self.views[name] = replace(await self.get(name), backup=plan)
+        return self.views[name]
+
+    async def back_up_now(self, name: str) -> DatabaseView:
+        view = await self.get(name)
+        if view.backup is None:
+            raise NotFound(f"{name} is not backed up.")
+        now = datetime.now(UTC)
+        self.views[name] = replace(view, backup=replace(view.backup, base_at=now, archived_until=now))
+        return self.views[name]
+
+    async def back_up_no_more(self, name: str) -> None:
+        if (await self.get(name)).backup is None:
+            raise NotFound(f"{name} is not backed up.")
+        self.views[name] = replace(self.views[name], backup=None)
+
+    async def restore_to(self, name: str, to: datetime, new: str, source: str | None = None) -> DatabaseView:
+        check_name(new, "database")
+        view = await self.get(name)
+        if source is None and view.backup is None:
+            raise NotFound(f"{name} is not backed up.")
+        if to > datetime.now(UTC):
+            raise InvalidArgument("That moment has not come yet.")
+        return self._add(new, view.limits, f"{name}@{to:%Y-%m-%dT%H:%M:%SZ}")
 
     async def fork(self, name: str, new: str, snapshot: str | None = None) -> DatabaseView:
         check_name(new, "database")

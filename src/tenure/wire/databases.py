@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from tenure.wire import Answer, Request
 
@@ -87,7 +87,7 @@ class DatabaseGrantRequest(Request):
     level: Literal["read", "write"]
     tables: dict[str, TableScope] | None = Field(default=None, max_length=TABLES_MAX)
     """By "table" or "schema.table"; null: all of the database, and what will be made in it."""
-    expires_at: datetime | None = None
+    expires_at: AwareDatetime | None = None
 
 
 class DatabaseGrant(Answer):
@@ -148,7 +148,7 @@ class SharedBackupRequest(Request):
 class MomentRequest(Request):
     """`POST …/restore`: a new database as another was at a moment."""
 
-    to: datetime
+    to: AwareDatetime
     new: str = Field(max_length=100)
     source: str | None = Field(default=None, max_length=1000)
     """Where its backups are; null: where the database sends them. Needed for one that was deleted."""

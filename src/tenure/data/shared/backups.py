@@ -58,12 +58,12 @@ class Backups:
 
     # --- plans ---------------------------------------------------------------------------------------------------------
     async def plan(self, database: SharedDatabase, to: str, every_s: float) -> None:
-        """From now on its log is kept, and goes to `to`. Who is connected is disconnected. Raises `InvalidArgument`."""
+        """From its first base on, which is due at once and disconnects who is connected, its log is kept and goes to `to`.
+        Raises `InvalidArgument`."""
         await asyncio.to_thread(place_of, to)
         now = datetime.now(UTC)
         async with self._turns[database.record.name]:
             await self._keep(database, BackupPlan(to, every_s, now, _new_line(now)))
-            await self._restart(database, archives=True)
 
     async def stop(self, database: SharedDatabase) -> None:
         """What was sent stays where it is."""
@@ -165,8 +165,11 @@ class Backups:
                 return
             copy = self._volumes.base_of(name)
             await self._volumes.driver.delete(copy)
-            if plan.base_at is None:  # the log until now belongs to another line, or to none
+            if plan.base_at is None:
+                # The log until now belongs to another line, or to none; and it may run as it did before there was a plan.
+                await self._restart(database, archives=True)
                 await asyncio.to_thread(_mark_all, database.volume)
+                await database.server.ensure_started()
             async with self._snapshots.still(database):
                 await self._volumes.snapshot(name, copy)
             at = datetime.now(UTC)

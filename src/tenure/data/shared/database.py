@@ -75,9 +75,11 @@ class SharedDatabase:
         return self.use.idle_s >= (CONNECTED_SLEEP_AFTER_S if self.connections else SLEEP_AFTER_S)
 
     def limit(self, limits: Limits) -> None:
-        """Its limits are others from now on. Its roles have yet to be matched; its doors let in as many as they were made for."""
+        """Its limits are others from now on. Its roles have yet to be matched."""
         self.record = replace(self.record, limits=limits)
         self.server.limits = limits
+        for pump in [pump for pumps in self._doors.values() for pump in pumps]:
+            pump.connections_max = limits.connections
 
     # --- statements ----------------------------------------------------------------------------------------------------
     async def statements(self, agent: str | None = None) -> Statements:

@@ -71,7 +71,7 @@ class Databases:
         self._volumes = SharedVolumes(settings, volumes)
         self._snapshots = Snapshots(store, self._volumes)
         self._backups = Backups(store, self._volumes, self._snapshots)
-        self._need_agent, self.changed = need_agent, changed
+        self._need_agent, self._changed = need_agent, changed
         self._held: dict[str, SharedDatabase] = {}
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One thing at a time per database."""
@@ -118,6 +118,11 @@ class Databases:
             held = SharedDatabase(self._settings, record, self._volumes.of(record.name), wanted, grant_room)
             self._held[record.name] = held
         return held
+
+    async def _tell(self, agent: str) -> None:
+        """That its neighbours became others. One that is just being deleted has none."""
+        with contextlib.suppress(TenureError):
+            await self._changed(agent)
 
     async def _database(self, name: str) -> SharedDatabase:
         held = self._held.get(name)
@@ -196,7 +201,7 @@ class Databases:
         granted = await self._grants.of_resource(KIND, name)
         await self._grants.forget_resource(KIND, name)
         for grant in granted:
-            await self.changed(grant.principal.name)
+            await self._tell(grant.principal.name)
         await database.close()
         await database.stop()
         await self._snapshots.remove_all(name)
@@ -237,8 +242,6 @@ class Databases:
                 await self._store.set_limits(name, wanted)
                 database.limit(wanted)
                 await database.server.match()
-                for grant in granted:  # their doors let in as many as they were made for
-                    await self.changed(grant.principal.name)
                 return await database.view()
 
         return await to_its_end(limit())
@@ -313,7 +316,7 @@ class Databases:
                 made = await self._grants.grant(principal, KIND, name, level, by=by, scope=scope, expires_at=expires_at)
                 reach("db.granted")
                 problems = await database.server.match()
-                await self.changed(agent)
+                await self._tell(agent)
                 if problems:
                     raise Conflict(
                         f"The grant is there, but not all of it could be carried out: {problems[0]}.",
@@ -349,7 +352,7 @@ class Databases:
         """For a grant that is no more: nobody is connected by it, and its role goes."""
         reach("db.revoked")
         agent = grant.principal.name
-        await self.changed(agent)
+        await self._tell(agent)
         held = self._held.get(grant.name)
         if held is not None:
             await held.hang_up(agent)
@@ -480,9 +483,9 @@ class Databases:
         check_name(new, KIND)
         if to > datetime.now(UTC):
             raise InvalidArgument("That moment has not come yet.")
-        place, is_all, limits = await self._backups_of(name, to, source)
+        place, line, limits = await self._backups_of(name, to, source)
         keys = await asyncio.to_thread(place.list, f"{name}/")
-        what = moments.needed(name, moments.lines_of(name, keys), to, is_all=is_all)
+        what = moments.needed(name, moments.lines_of(name, keys, line), to, is_all=line is not None)
 
         async def restore() -> DatabaseView:
             async with self._turns[new]:
@@ -494,24 +497,25 @@ class Databases:
 
         return await to_its_end(restore())
 
-    async def _backups_of(self, name: str, to: datetime, source: str | None) -> tuple[Place, bool, Limits]:
-        """Where they are; whether nothing up to `to` is missing there; the limits that the database has."""
+    async def _backups_of(self, name: str, to: datetime, source: str | None) -> tuple[Place, str | None, Limits]:
+        """Where they are; the line that goes on, of which nothing up to `to` is missing there then, None when that is not known;
+        the limits that the database has."""
         try:
             database = await self._database(name)
         except NotFound:
             if source is None:
                 raise
-            return await asyncio.to_thread(place_of, source), False, Limits()
+            return await asyncio.to_thread(place_of, source), None, Limits()
         plan, limits = database.record.backup, database.record.limits
         if source is not None and (plan is None or source != plan.to):
-            return await asyncio.to_thread(place_of, source), False, limits
+            return await asyncio.to_thread(place_of, source), None, limits
         if plan is None:
             raise NotFound(
                 f"{name} is not backed up.", hint="If its backups are somewhere all the same, say where: --from PLACE."
             )
         if plan.base_at is not None and (plan.archived_until is None or plan.archived_until <= to + moments.MARGIN):
             await self._backups.flush(database)
-        return await asyncio.to_thread(place_of, plan.to), True, limits
+        return await asyncio.to_thread(place_of, plan.to), plan.line, limits
 
 
 def _limits(now: Limits, wanted: Mapping[str, float | None]) -> Limits:

@@ -69,9 +69,9 @@ def segment_key(name: str, line: str, segment: str, moment: datetime) -> str:
     return f"{name}/{line}/wal/{segment}-{written(moment)}.gz"
 
 
-def lines_of(name: str, keys: Iterable[str]) -> list[Line]:
-    """The oldest first. What has no name of ours is left out."""
-    lines: dict[str, Line] = {}
+def lines_of(name: str, keys: Iterable[str], current: str | None = None) -> list[Line]:
+    """The oldest first, with the `current` one, of which there may be nothing yet. What has no name of ours is left out."""
+    lines: dict[str, Line] = {} if current is None else {current: Line(read(current))}
     for key in keys:
         parts = key.split("/", 2)
         if len(parts) != 3 or parts[0] != name:

@@ -200,3 +200,38 @@ async def fork_database(name: DatabaseName, body: shapes.SharedForkRequest, has:
     """Makes a new database that is a copy-on-write clone of this one, granted to nobody."""
     snapshot = None if body.snapshot is None else check_id(body.snapshot, "snapshot")
     return await has.databases.fork(name, body.new, snapshot)
+
+
+# --- backups ------------------------------------------------------------------------------------------------------------
+@router.put(
+    f"{ONE}/backup", response_model=shapes.SharedDatabase, dependencies=[requires("database:backup", of_database)]
+)
+async def back_up_database(name: DatabaseName, body: shapes.SharedBackupRequest, has: Has) -> Any:
+    """Begins to back it up continuously. Its first base is taken at once."""
+    return await has.databases.back_up(name, check_text("to", body.to), body.every_s)
+
+
+@router.post(
+    f"{ONE}/backup", response_model=shapes.SharedDatabase, dependencies=[requires("database:backup", of_database)]
+)
+async def back_up_database_now(name: DatabaseName, has: Has) -> Any:
+    """Answers when whatever was committed until now can be restored."""
+    return await has.databases.back_up_now(name)
+
+
+@router.delete(f"{ONE}/backup", status_code=204, dependencies=[requires("database:backup", of_database)])
+async def back_up_database_no_more(name: DatabaseName, has: Has) -> None:
+    """What was sent stays where it is."""
+    await has.databases.back_up_no_more(name)
+
+
+@router.post(
+    f"{ONE}/restore",
+    status_code=201,
+    response_model=shapes.SharedDatabase,
+    dependencies=[requires("database:restore", of_database)],
+)
+async def restore_database(name: DatabaseName, body: shapes.MomentRequest, has: Has) -> Any:
+    """Makes a new database as this one was at a moment, from its backups. Granted to nobody."""
+    source = None if body.source is None else check_text("source", body.source)
+    return await has.databases.restore_to(name, body.to, body.new, source)
