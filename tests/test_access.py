@@ -204,6 +204,11 @@ async def door(api: Api) -> Any:
         for agent in ("analyst", "other"):
             body = {"agent": agent, "goal": "g", "playbook": PLAYBOOK}
             (await client.post("/v1/runs", json=body)).raise_for_status()
+        for database in ("sales", "secret"):
+            (await client.post("/v1/databases", json={"name": database})).raise_for_status()
+            agent = "analyst" if database == "sales" else "other"
+            grant = await client.put(f"/v1/databases/{database}/grants/{agent}", json={"level": "read"})
+            grant.raise_for_status()
     path = api.directory / "office.sock"
     listener: Listener = await serve_office_api(api.app, Principal(PrincipalKind.OFFICE, "analyst"), path)
     yield path
@@ -240,6 +245,14 @@ async def test_a_program_tells_of_itself_under_keys_of_its_own_office_only(api: 
         assert (found["checkpoint"], found["heartbeats"], found["beats"]) == ([1], 1, 2)
         assert (await worker.get("/v1/agents/other/work/of-other")).json()["checkpoint"] == "other"
         assert (await worker.post("/work/of-analyst/heartbeat")).status_code == 404, "who is no office has no programs"
+
+
+async def test_an_office_uses_the_shared_databases_that_were_granted_to_it(api: Api, door: Path) -> None:
+    async with api.client(token=None, socket=door) as office:
+        assert [one["name"] for one in (await office.get("/v1/databases")).json()["databases"]] == ["sales"]
+        assert (await office.get("/v1/databases/sales")).status_code == 200
+        answer = await office.post("/v1/databases/sales/sql", json={"statement": "select 7"})
+        assert answer.json()["rows"] == [[7]]
 
 
 async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) -> None:
@@ -281,6 +294,21 @@ async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) ->
         ("GET", "/v1/agents/other/logs", None),
         ("GET", "/v1/agents/analyst/history", None),
         ("POST", "/v1/agents/analyst/rebuild", None),
+        ("POST", "/v1/databases", {"name": "more"}),
+        ("GET", "/v1/databases/secret", None),
+        ("DELETE", "/v1/databases/secret", None),
+        ("POST", "/v1/databases/secret/sql", {"statement": "select 1"}),
+        ("POST", "/v1/databases/sales/sql?agent=other", {"statement": "select 1"}),
+        ("GET", "/v1/databases/sales/grants", None),
+        ("PUT", "/v1/databases/sales/grants/analyst", {"level": "write"}),
+        ("DELETE", "/v1/databases/sales/grants/other", None),
+        ("PUT", "/v1/databases/sales/limits", {"connections": 50}),
+        ("POST", "/v1/databases/sales/sleep", None),
+        ("POST", "/v1/databases/sales/snapshots", None),
+        ("POST", "/v1/databases/sales/snapshots/any/restore", None),
+        ("POST", "/v1/databases/sales/fork", {"new": "mine"}),
+        ("PUT", "/v1/databases/sales/backup", {"to": "/tmp/x"}),
+        ("POST", "/v1/databases/sales/restore", {"to": "2026-01-01T00:00:00Z", "new": "mine"}),
     ],
 )
 async def test_an_office_may_not_touch_others_nor_its_own_limits(

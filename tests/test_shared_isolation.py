@@ -156,10 +156,6 @@ async def test_rows_of_others_are_neither_seen_nor_touched_nor_forged(sales: Sho
         except psycopg.errors.InsufficientPrivilege:
             assert "row_security" in setting
         await analyst.execute("RESET ALL")
-    await analyst.execute(
-        "CREATE FUNCTION pg_temp.peek(text) RETURNS bool LANGUAGE plpgsql COST 0.0001 AS "
-        "$$ BEGIN IF $1 = 'south' THEN RAISE 'seen'; END IF; RETURN true; END $$"
-    ) if False else None
     leaks = "SELECT count(*) FROM orders WHERE 1 / (CASE region WHEN 'south' THEN 0 ELSE 1 END) = 1"
     assert await one(analyst, leaks) == 5, "the policy is asked before the condition"
     assert await sales.owner("SELECT count(*) FROM orders") == before
@@ -188,7 +184,7 @@ async def test_reading_is_not_writing(sales: Shop) -> None:
             "SELECT lo_create(0)",
             "SELECT nextval('tickets')",
             "SELECT * FROM log FOR UPDATE",
-            "LOCK TABLE log IN ACCESS EXCLUSIVE MODE",
+            "DO $$ BEGIN LOCK TABLE log IN ACCESS EXCLUSIVE MODE; END $$",
             "SELECT * FROM \"office:intruder\".own",
             "INSERT INTO tenure.effects (key) VALUES ('x')",
             "DO $$ BEGIN DELETE FROM log; END $$",
@@ -266,7 +262,7 @@ async def test_what_an_agent_makes_is_its_own_and_no_way_to_anybody_elses(sales:
         "ALTER ROLE CURRENT_USER BYPASSRLS",
         "ALTER ROLE CURRENT_USER REPLICATION",
         "ALTER ROLE CURRENT_USER CONNECTION LIMIT -1",
-        "ALTER ROLE CURRENT_USER RENAME TO owner2",
+        'ALTER ROLE "office:intruder" RENAME TO owner2',
         "ALTER ROLE owner CONNECTION LIMIT 0",
         'ALTER ROLE "office:clerk" SET search_path = x',
         "ALTER ROLE ALL SET search_path = x",
@@ -289,8 +285,6 @@ async def test_what_an_agent_makes_is_its_own_and_no_way_to_anybody_elses(sales:
         "REASSIGN OWNED BY owner TO CURRENT_USER",
         "DROP OWNED BY owner",
         'ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT ALL ON TABLES TO "office:analyst"',
-        "GRANT ALL ON SCHEMA public TO PUBLIC",
-        "GRANT CONNECT ON DATABASE shared TO PUBLIC",
         # --- limits and other people's sessions
         "SET temp_file_limit = -1",
         "SET log_min_messages = debug5",
@@ -301,8 +295,6 @@ async def test_what_an_agent_makes_is_its_own_and_no_way_to_anybody_elses(sales:
         "SELECT pg_advisory_xact_lock_shared(1, 2)",
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'office:clerk'",
         "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'owner'",
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'checkpointer'",
-        "PREPARE TRANSACTION 'x'",
     ],
 )
 async def test_even_who_may_write_everything_cannot_leave_the_tables(
@@ -334,6 +326,8 @@ async def test_a_grant_cannot_be_passed_on(sales: Shop, intruder: Connection) ->
         'GRANT SELECT ON salaries TO "office:analyst"',
         'GRANT ALL ON ALL TABLES IN SCHEMA public TO "office:analyst"',
         "GRANT ALL ON orders TO PUBLIC",
+        "GRANT ALL ON SCHEMA public TO PUBLIC",
+        "GRANT ALL ON DATABASE shared TO PUBLIC",
     ):
         try:
             await intruder.execute(statement.encode())
@@ -341,6 +335,8 @@ async def test_a_grant_cannot_be_passed_on(sales: Shop, intruder: Connection) ->
             continue
     async with await sales.connect("analyst") as analyst:
         await refused(analyst, "SELECT * FROM salaries")
+        await refused(analyst, "CREATE TABLE public.mine (n int)")
+        await refused(analyst, "CREATE TEMP TABLE mine (n int)")
         assert await one(analyst, "SELECT count(*) FROM orders WHERE region = 'south'") == 0
 
 
@@ -412,7 +408,7 @@ async def test_whoever_a_startup_packet_names_the_door_says_who_it_is(sales: Sho
 )
 async def test_a_startup_packet_that_tries_for_more_is_refused(sales: Shop, packet: bytes) -> None:
     answer = await start(sales, "analyst", packet)
-    assert answer[:1] == b"E", answer
+    assert b"SFATAL" in answer
     assert b"@shared" not in answer
 
 
