@@ -61,6 +61,10 @@ class Keys:
         with self._lock:
             return bucket in self._sorted
 
+    def count(self, bucket: str) -> int:
+        with self._lock:
+            return len(self._sorted.get(bucket, ()))
+
     def after(self, bucket: str, key: str, prefix: str, *, inclusive: bool = False) -> Iterator[str]:
         """Keys that begin with `prefix` from `key` on, in order, as of each step."""
         at = max(key, prefix)

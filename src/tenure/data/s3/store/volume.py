@@ -589,13 +589,14 @@ class VolumeBucket:
         self._sync(target)
         return True
 
+    async def count(self) -> int:
+        """How many keys there are, also those of which only older versions are left."""
+        return await self.store.run(self._count)
+
     # --- listing --------------------------------------------------------------------------------------------------------
     def _page(self, wanted: Wanted) -> Page:
         store = self.store
-        store.settings(self.name)
-        if not store.keys.has(self.name):
-            with store.commit:
-                store.keys.load(self.name, lambda: self._keys())
+        self._load_keys()
 
         def versions_of(key: str) -> list[Version]:
             if wanted.versions:
@@ -612,6 +613,16 @@ class VolumeBucket:
             return store.keys.after(self.name, key, wanted.keys_prefix or "", inclusive=inclusive)
 
         return page_of(wanted, keys_after, versions_of)
+
+    def _count(self) -> int:
+        self._load_keys()
+        return self.store.keys.count(self.name)
+
+    def _load_keys(self) -> None:
+        self.store.settings(self.name)
+        if not self.store.keys.has(self.name):
+            with self.store.commit:
+                self.store.keys.load(self.name, self._keys)
 
     def _keys(self) -> Generator[str]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as entries:
