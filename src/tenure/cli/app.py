@@ -11,6 +11,7 @@ from tenure.cli.command import Home, Json, Outer
 from tenure.cli.commands import (
     agents,
     brain,
+    buckets,
     costs,
     databases,
     execute,
@@ -35,7 +36,7 @@ from tenure.cli.commands import (
 ORDER = (
     *("up", "down", "status", "setup", "doctor", "logs", "demo"),
     *("agent", "sleep", "wake", "rest", "keep-awake", "rebuild", "snapshot", "fork", "brain"),
-    *("exec", "shell", "cp", "sql", "db", "objects", "key"),
+    *("exec", "shell", "cp", "sql", "db", "objects", "bucket", "key"),
     *("ingest", "loads", "pipeline"),
     *("ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
     *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),
@@ -93,6 +94,7 @@ for noun in (
     sql,
     objects,
     databases,
+    buckets,
     keys,
     ingestion,
     runs,

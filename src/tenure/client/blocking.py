@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from tenure import wire
 from tenure.client import calls, key_calls, offices, views
 from tenure.client.access_keys import AccessKeys, address_wanted
+from tenure.client.buckets import Buckets
 from tenure.client.calls import Call
 from tenure.client.databases import Databases
 from tenure.client.endpoint import Endpoint
@@ -54,6 +55,7 @@ class Tenure:
         self.access_keys = AccessKeys(self.transport)
         self.loads = Loads(self.transport)
         self.pipelines = Pipelines(self.transport)
+        self.buckets = Buckets(self.transport)
 
     def __enter__(self) -> Tenure:
         return self

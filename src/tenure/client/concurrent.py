@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tenure import wire
 from tenure.client import calls, key_calls, offices, views
 from tenure.client.access_keys import AsyncAccessKeys, address_wanted
+from tenure.client.buckets import AsyncBuckets
 from tenure.client.calls import Call
 from tenure.client.databases import AsyncDatabases
 from tenure.client.endpoint import Endpoint
@@ -47,6 +48,7 @@ class AsyncTenure:
         self.access_keys = AsyncAccessKeys(self.transport)
         self.loads = AsyncLoads(self.transport)
         self.pipelines = AsyncPipelines(self.transport)
+        self.buckets = AsyncBuckets(self.transport)
 
     async def __aenter__(self) -> AsyncTenure:
         return self

@@ -62,6 +62,7 @@ OFFICE_ACTIONS = frozenset(
         "object:delete",
         "object:list",
         "bucket:configure",
+        "buckets:list",
         "egress:connect",
         "message:create",
         "run:read",

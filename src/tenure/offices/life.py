@@ -436,6 +436,10 @@ class Offices:
         await office.present()
         return office.objects
 
+    async def has_bucket(self, name: str, bucket: str) -> bool:
+        """Whether it has a bucket of its own of that name."""
+        return await (await self.objects(name)).volume.exists(bucket)
+
     async def logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
         return (await self._office(name)).log.read(lines, follow)
 

@@ -7,13 +7,14 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from tenure.data.database import OfficeDatabase
 from tenure.data.objects import ObjectStore
+from tenure.data.s3.events import ObjectEvents
 from tenure.errors import Conflict, DoorClosed, NotFound, SandboxDead, SandboxError, TenureError
 from tenure.offices import furnish
 from tenure.offices.boot import Boot, Note, StartFromImage, door_of
@@ -103,6 +104,8 @@ class OfficeParts:
     """Mounts the pool when it is not. Raises `SetupError`."""
     depot: Depot | None = None
     """None where no office is ever archived."""
+    object_events: ObjectEvents = field(default_factory=ObjectEvents)
+    """Told of objects that come and go."""
     neighbours: Sequence[NeighbourSource] = ()
 
 
@@ -126,7 +129,7 @@ class Office:
             before_start=self._permit_database,
             on_failure=lambda error: health.database_failed(self, error),
         )
-        self.objects = ObjectStore(self.volume / "objects")
+        self.objects = ObjectStore(self.volume / "objects", record.name, parts.object_events)
         self.log = office_log(settings, record.name)
         self._neighbourhood = Neighbourhood(record.name, self.doorway, self.use, self.log, parts.neighbours)
         self._parts, self._health = parts, health

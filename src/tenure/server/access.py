@@ -18,7 +18,7 @@ from tenure import wire
 from tenure.errors import Unauthenticated
 from tenure.identity.authorize import Principal, PrincipalKind, Resource, authorize
 from tenure.identity.grants import granted
-from tenure.names import check_name
+from tenure.names import check_bucket, check_name
 from tenure.server.checks import check_id, check_question
 from tenure.server.scopes import principal_of
 from tenure.server.services import Services
@@ -112,6 +112,27 @@ async def of_database(name: DatabaseName, caller: Caller, has: Has) -> Resource:
     if caller.kind is not PrincipalKind.OFFICE:
         return resource
     return granted(resource, await has.databases.find_grant(caller, name))
+
+
+async def bucket_name(name: Annotated[str, Path(description="Name of the shared bucket")]) -> str:
+    """The path's bucket name, checked. Raises `InvalidName`."""
+    return check_bucket(name)
+
+
+BucketName = Annotated[str, Depends(bucket_name)]
+
+
+async def of_bucket(name: BucketName, caller: Caller, has: Has) -> Resource:
+    """The shared bucket in the path, with what was granted of it to the caller."""
+    resource = Resource("bucket", name=name)
+    if caller.kind is not PrincipalKind.OFFICE:
+        return resource
+    return granted(resource, await has.buckets.find_grant(caller, name))
+
+
+async def of_buckets(caller: Caller) -> Resource:
+    """All shared buckets that the caller may see: the list confines itself."""
+    return Resource("buckets", owner=owned_by(caller))
 
 
 async def of_databases(caller: Caller) -> Resource:

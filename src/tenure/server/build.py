@@ -21,11 +21,13 @@ from tenure.data.ingestion.pipelines import Pipelines
 from tenure.data.ingestion.record import Target
 from tenure.data.ingestion.spool import Spool
 from tenure.data.ingestion.store import LoadStore
-from tenure.data.object_api import object_app
-from tenure.data.objects import ObjectStore
 from tenure.data.s3.access_keys import AccessKeys
+from tenure.data.s3.app import s3_app
 from tenure.data.s3.clients import OFFICE_ENVIRONMENT as S3_ENVIRONMENT
 from tenure.data.s3.keys import KeyStore, ensure_master_key
+from tenure.data.s3.shared import SharedBuckets
+from tenure.data.s3.shared_store import SharedBucketStore
+from tenure.data.s3.sources import Buckets
 from tenure.data.shared.databases import Databases
 from tenure.data.shared.store import DatabaseStore
 from tenure.database.connect import ControlDatabase
@@ -92,6 +94,9 @@ SCHEDULES_EVERY_S = 1.0
 TIDY_EVERY_S = 3600.0
 PIPELINES_EVERY_S = 2.0
 LOADS_EVERY_S = 600.0
+S3_HOSTS = ("s3",)
+"""Names of the object storage in an office."""
+S3_HOSTS_OUTSIDE = ("localhost",)
 OFFICE_PATH = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -152,7 +157,10 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             DatabaseStore(database), grants, settings, volumes, offices.need, offices.neighbours_changed
         )
         neighbours.append(databases)
-        endings = Endings(grants, {"database": databases.end})
+        buckets = SharedBuckets(
+            SharedBucketStore(database), grants, settings, volumes, offices.need, offices.has_bucket
+        )
+        endings = Endings(grants, {"database": databases.end})  # a grant of a bucket is asked for at each request
         offices.on_deleted(lambda agent: endings.forget(Principal(PrincipalKind.OFFICE, agent)))
         access_keys = await _access_keys(ground, database, store)
         sources = LoadSources(
@@ -184,6 +192,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             brains=brains,
             databases=databases,
             triggers=Triggers(schedules),
+            buckets=buckets,
             access_keys=access_keys,
             s3_problem=ground.s3_problem,
             loads=loads,
@@ -192,15 +201,22 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             worker_pids=ground.worker_pids,
         )
         app = create_app(services, ground.tokens)
+        every_bucket = Buckets(offices.objects, buckets)
+
+        def objects_of(record: OfficeRecord) -> ASGIApp:
+            at_door = access_keys.authenticator(_office(record))
+            return s3_app(every_bucket, at_door, events=parts.object_events, hosts=S3_HOSTS)
+
         listeners |= {
             "api": lambda record, path, use: serve_office_api(app, _office(record), path, use),
-            "s3": lambda record, path, use: serve_office_api(_objects_of(settings, record), _office(record), path, use),
+            "s3": lambda record, path, use: serve_office_api(objects_of(record), _office(record), path, use),
             "egress": lambda record, path, use: _serve_egress(settings, record, clients.presets, path, use),
         }
         await databases.adopt_all()  # before offices, whose programs may be at them again at once
         await offices.adopt_all()
         await exports.tidy()
         await loads.tidy()
+        await buckets.adopt_all()
         chores = [
             Chore("keeping the pool mounted", POOL_EVERY_S, partial(asyncio.to_thread, parts.mount_pool)),
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
@@ -225,6 +241,9 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
                     lambda name: release_claims(database, name),
                     web=with_previews(app, services, ground.tokens),
                     ssh=ssh,
+                    s3=s3_app(
+                        every_bucket, access_keys.authenticator(), events=parts.object_events, hosts=S3_HOSTS_OUTSIDE
+                    ),
                 )
         finally:
             guarding.cancel()
@@ -271,10 +290,6 @@ async def _read_office_file(offices: Offices, agent: str, path: str) -> AsyncIte
 
 def _office(record: OfficeRecord) -> Principal:
     return Principal(PrincipalKind.OFFICE, record.name)
-
-
-def _objects_of(settings: Settings, record: OfficeRecord) -> ASGIApp:
-    return object_app(ObjectStore(settings.volumes_dir / record.name / "objects"), _office(record))
 
 
 async def _serve_egress(

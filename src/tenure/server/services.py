@@ -593,6 +593,42 @@ class Pipelines(Protocol):
     async def delete(self, name: str) -> None: ...
 
 
+class Buckets(Protocol):
+    """Shared buckets: values with the attributes of the models in `tenure.wire.buckets`. Whatever names one raises `NotFound`
+    when there is none."""
+
+    async def create(self, name: str, quota_gb: float | None = None, backend: str = "") -> Any:
+        """Raises `InvalidName`, `InvalidArgument`, `AlreadyExists`, `DiskFull`, `StorageError`."""
+        ...
+
+    async def get(self, name: str) -> Any: ...
+    async def list(self, principal: Principal | None = None) -> Sequence[Any]:
+        """All, or those that were granted to an office."""
+        ...
+
+    async def limit(self, name: str, quota_gb: float) -> Any: ...
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Raises `Conflict` when it is not empty, unless forced."""
+        ...
+
+    async def grant(
+        self,
+        name: str,
+        agent: str,
+        level: str,
+        *,
+        by: Principal,
+        prefix: str = "",
+        expires_at: datetime | None = None,
+    ) -> Any:
+        """Raises `InvalidArgument`, `Conflict`."""
+        ...
+
+    async def revoke(self, name: str, agent: str) -> None: ...
+    async def grants(self, name: str) -> Sequence[Any]: ...
+    async def find_grant(self, principal: Principal, name: str) -> Grant | None: ...
+
+
 class SshKey(Protocol):
     """With the attributes of `wire.SshKey`."""
 
@@ -676,6 +712,7 @@ class Services:
     signals: SignalsOf
     brains: Brains
     databases: Databases
+    buckets: Buckets
     triggers: Triggers
     access_keys: AccessKeys
     loads: Loads

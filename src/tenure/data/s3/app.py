@@ -63,7 +63,7 @@ def s3_app(
             response = await _answer(request, buckets, authenticate, told)
         except Exception as error:  # noqa: BLE001
             response = _refusal(request, scope, _as_s3(error))
-            if request is not None and scope["method"] in ("PUT", "POST"):
+            if request is not None and scope["method"] in ("PUT", "POST") and not request.header("expect"):
                 await _drain(request)
         if request is not None:
             response.headers["x-amz-request-id"] = request.request_id

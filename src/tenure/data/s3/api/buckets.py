@@ -31,7 +31,11 @@ async def create(call: Call) -> Response:
         settings["ownership"] = check_ownership(ownership)
     if request.header("x-amz-bucket-object-lock-enabled").lower() == "true":
         settings |= {"versioning": "Enabled", "lock": {"enabled": True}}
-    await call.buckets.create(principal, request.bucket, settings)
+    try:
+        await call.buckets.create(principal, request.bucket, settings)
+    except S3Error as error:
+        if error.code != "BucketAlreadyOwnedByYou":  # which is as good as made
+            raise
     return empty(200, {"location": f"/{request.bucket}"})
 
 

@@ -61,7 +61,7 @@ async def copy(call: Call) -> Response:
     finally:
         found.close()
     call.tell_put(bucket, stored)
-    answer = await stored_headers(bucket, stored)
+    answer = stored_headers(stored)
     answer.pop("etag")
     if version.version_id != "null" or source.version_id:
         answer["x-amz-copy-source-version-id"] = version.version_id

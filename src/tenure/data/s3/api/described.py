@@ -46,8 +46,8 @@ def about(headers: Mapping[str, str], *, checksum: str = "") -> NewObject:
     refuse_encryption(headers)
     kept = {name: check_header(headers[name]) for name in KEPT if headers.get(name)}
     encoding = [part.strip() for part in kept.pop("content-encoding", "").split(",")]
-    if encoding := [part for part in encoding if part and part != "aws-chunked"]:
-        kept["content-encoding"] = ",".join(encoding)
+    if encoding := [part for part in encoding if part and part != "aws-chunked"]:  # which is gone when it is stored
+        kept["content-encoding"] = ", ".join(encoding)
     user = user_metadata(headers.items())
     if sum(len(name) + len(value) for name, value in kept.items()) > HEADERS_BYTES_MAX:
         raise S3Error("MetadataTooLarge", f"The headers of an object are at most {HEADERS_BYTES_MAX} bytes.")

@@ -49,7 +49,7 @@ async def list_objects(call: Call) -> Response:
         element(
             "ListBucketResult",
             element("Name", bucket.name),
-            element("Prefix", listing.encoded(listing.prefix)),
+            element("Prefix", listing.prefix),  # as it came: clients decode everything but this
             element("Marker", listing.encoded(marker)),
             element("NextMarker", listing.encoded(page.next_after)) if page.is_truncated else None,
             element("MaxKeys", listing.limit),

@@ -83,7 +83,7 @@ async def complete(call: Call) -> Response:
         size_bytes=None if size is None else int_of(size, "x-amz-mp-object-size", 0, 2**63),
     )
     call.tell_put(bucket, version)
-    answer = await stored_headers(bucket, version)
+    answer = stored_headers(version)
     answer.pop("etag")
     algorithm = version.about.checksum
     host = request.header("host")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from starlette.responses import Response, StreamingResponse
 
@@ -40,6 +41,9 @@ async def get(call: Call) -> Response:
         headers |= more | wanted
         if request.header("x-amz-checksum-mode").upper() == "ENABLED" and end - start == version.size_bytes:
             headers |= checksum_headers(version)
+        elif request.has("partNumber") and version.parts and version.checksum:
+            part = version.parts[int(request.param("partNumber")) - 1]
+            headers |= checksum_headers(replace(version, checksum=part.checksum))
         headers["content-length"] = str(end - start)
         status = 206 if "content-range" in headers else 200
         if request.method == "HEAD":
@@ -62,10 +66,10 @@ async def put(call: Call) -> Response:
     told = about(headers, checksum=checksum_algorithm(headers))
     lock = lock_of(headers) or await default_lock(bucket)
     if lock:
-        told = type(told)(told.headers, told.user, told.tags, told.checksum, told.checksum_type, {"lock": lock})
+        told = replace(told, extra={"lock": lock})
     version = await bucket.backend.put(call.request.key, call.content, told, conditions.of_change(headers))
     call.tell_put(bucket, version)
-    return empty(200, await stored_headers(bucket, version))
+    return empty(200, stored_headers(version))
 
 
 async def delete(call: Call) -> Response:
@@ -119,10 +123,10 @@ async def open_version(call: Call, bucket: Bucket, key: str, version_id: str | N
     return found
 
 
-async def stored_headers(bucket: Bucket, version: Version) -> dict[str, str]:
+def stored_headers(version: Version) -> dict[str, str]:
     """What answers a put."""
     headers = {"etag": quoted(version.etag), **checksum_headers(version)}
-    if version.version_id != NULL_VERSION or await _keeps_versions(bucket):
+    if version.version_id != NULL_VERSION:
         headers[VERSION_ID] = version.version_id
     return headers
 

@@ -47,7 +47,7 @@ async def store(call: Call, form: Form, bytes_min: int, bytes_max: int | None) -
     content = _checked(form.file, bytes_min, bytes_max, algorithm, headers.get(CHECKSUM + algorithm.lower(), ""))
     version = await bucket.backend.put(key, content, told)
     call.tell_put(bucket, version)
-    answer = await stored_headers(bucket, version)
+    answer = stored_headers(version)
     location = f"http://{call.request.header('host')}/{bucket.name}/{url_encoded(key)}"
     if redirect:
         joint = "&" if urlsplit(redirect).query else "?"

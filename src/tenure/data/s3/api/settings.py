@@ -83,7 +83,7 @@ async def delete_tags(call: Call) -> Response:
 
 
 def _tagging(tags: dict[str, str]) -> Element:
-    rows = (element("Tag", element("Key", key), element("Value", value)) for key, value in tags.items())
+    rows = (element("Tag", element("Key", key), element("Value", value)) for key, value in sorted(tags.items()))
     return element("Tagging", element("TagSet", *rows))
 
 

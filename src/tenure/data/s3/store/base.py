@@ -96,6 +96,7 @@ class Condition:
     if_match: str | None = None
     if_none_match: str | None = None
     size_bytes: int | None = None
+    """Of deletions only, as is `modified_at`."""
     modified_at: datetime | None = None
 
     @property

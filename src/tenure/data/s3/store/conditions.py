@@ -16,11 +16,18 @@ def check(condition: Condition, key: str, latest: Version | None) -> None:
             raise no_such_key(key)
         if not _matches(condition.if_match, there):
             raise S3Error("PreconditionFailed", fields={"Condition": "If-Match"})
-    if there is None:
+
+
+def check_deletion(condition: Condition, latest: Version | None) -> None:
+    """As `check`, but what is not there may be deleted in any case, and a delete marker is something. Raises `S3Error`."""
+    if latest is None:
         return
-    if condition.size_bytes is not None and condition.size_bytes != there.size_bytes:
+    size, modified_at = condition.size_bytes, condition.modified_at
+    if condition.if_match is not None and not _matches(condition.if_match, latest):
+        raise S3Error("PreconditionFailed", fields={"Condition": "If-Match"})
+    if size is not None and (size != latest.size_bytes or latest.is_marker):
         raise S3Error("PreconditionFailed", fields={"Condition": "x-amz-if-match-size"})
-    if condition.modified_at is not None and condition.modified_at != there.modified_at.replace(microsecond=0):
+    if modified_at is not None and modified_at != latest.modified_at.replace(microsecond=0):
         raise S3Error("PreconditionFailed", fields={"Condition": "x-amz-if-match-last-modified-time"})
 
 

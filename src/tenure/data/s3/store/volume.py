@@ -46,7 +46,7 @@ from tenure.data.s3.store.base import (
     Version,
     Wanted,
 )
-from tenure.data.s3.store.conditions import check
+from tenure.data.s3.store.conditions import check, check_deletion
 from tenure.data.s3.store.index import Keys
 from tenure.data.s3.store.paging import page_of
 from tenure.errors import DiskFull, InvalidArgument, VolumeError
@@ -543,12 +543,14 @@ class VolumeBucket:
         with store.commit:
             versioning = store.settings(self.name).versioning
             if version_id is None and versioning:
-                self._check(key, condition)
+                latest = self.latest(key)
+                self._check_deletion(key, condition, latest)
+                if latest is None and not condition.is_empty:
+                    return Deleted()  # what was meant is not there
                 return self._mark(key, versioning)
             target = self._path(key, version_id or NULL_VERSION)
             found = self._read(target, version_id or NULL_VERSION)
-            if not condition.is_empty:
-                check(condition, key, found and files.version_of(key, found.version_id, found.meta, is_latest=True))
+            self._check_deletion(key, condition, found)
             if found is None:
                 return Deleted(version_id)
             target.unlink(missing_ok=True)
@@ -559,6 +561,9 @@ class VolumeBucket:
                 store.keys.remove(self.name, key)
         self._sync(target)
         return Deleted(version_id, bool(found.meta.get("marker")))
+
+    def _check_deletion(self, key: str, condition: Condition, found: Found | None) -> None:
+        check_deletion(condition, found and files.version_of(key, found.version_id, found.meta, is_latest=True))
 
     def _mark(self, key: str, versioning: str) -> Deleted:
         """Puts a delete marker."""

@@ -7,7 +7,22 @@ down_revision = "0016"
 
 
 def upgrade() -> None:
+    _shared_buckets()
     _access_keys()
+
+
+def _shared_buckets() -> None:
+    op.execute(
+        """
+        create table buckets (
+            name text primary key,
+            quota_bytes bigint not null,
+            backend text not null, -- empty: a volume of ours
+            stage text not null,
+            created_at timestamptz not null default now()
+        )
+        """
+    )
 
 
 def _access_keys() -> None:
