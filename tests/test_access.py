@@ -83,6 +83,7 @@ def api_document() -> dict[str, Any]:
         "signals",
         "brains",
         "databases",
+        "buckets",
         "triggers",
         "access_keys",
         "loads",

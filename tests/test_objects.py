@@ -11,17 +11,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tenure.data.object_api import object_app, parse_range
 from tenure.data.objects import ObjectStore
 from tenure.data.s3.store import volume
 from tenure.errors import Conflict, DiskFull, InvalidArgument, InvalidName, NotFound, TooLarge
-from tenure.identity.authorize import Principal, PrincipalKind
 
 ODD_NAMES = [
     "..",
@@ -347,82 +344,3 @@ class AgainstADictionary(RuleBasedStateMachine):
 
 TestAgainstADictionary = AgainstADictionary.TestCase
 TestAgainstADictionary.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
-
-
-# --- HTTP -------------------------------------------------------------------------------------------------------------
-@pytest.fixture
-async def http(store: ObjectStore) -> AsyncIterator[httpx.AsyncClient]:
-    app = object_app(store, Principal(PrincipalKind.OFFICE, "analyst"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://s3:9000") as client:
-        yield client
-
-
-async def test_objects_over_http(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/")).json() == {"buckets": []}
-    put = await http.put("/reports/a%2Fb%20%C3%A9.txt", content=b"hello", headers={"content-type": "text/plain"})
-    assert put.status_code == 201
-    assert put.json()["name"] == "a/b é.txt"
-    got = await http.get("/reports/a/b é.txt")
-    assert (got.content, got.headers["content-type"].split(";")[0]) == (b"hello", "text/plain")
-    assert got.headers["etag"] == f'"{put.json()["sha256"]}"'
-    head = await http.head("/reports/a/b é.txt")
-    assert (head.content, head.headers["content-length"]) == (b"", "5")
-    assert [item["name"] for item in (await http.get("/reports?prefix=a/")).json()["objects"]] == ["a/b é.txt"]
-    assert (await http.get("/reports?after=a/z")).json() == {"objects": []}
-    assert (await http.delete("/reports/a/b é.txt")).status_code == 204
-    missing = await http.get("/reports/a/b é.txt")
-    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
-    assert (await http.delete("/reports")).status_code == 204
-
-
-@pytest.mark.parametrize("name", ["..", "../x", "a/../b", ".", "a//b", "/x", "%00", "a%0Ab", "%2F"])
-async def test_odd_names_over_http(http: httpx.AsyncClient, name: str) -> None:
-    path = "".join(f"%{byte:02X}" for byte in name.encode())
-    assert (await http.put(f"/b/{path}", content=b"x")).json()["name"] == name
-    assert (await http.get(f"/b/{path}")).content == b"x"
-
-
-async def test_ranges_over_http(http: httpx.AsyncClient) -> None:
-    await http.put("/b/x", content=b"0123456789")
-    got = await http.get("/b/x", headers={"range": "bytes=2-4"})
-    assert (got.status_code, got.content, got.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
-    assert (await http.get("/b/x", headers={"range": "bytes=-3"})).content == b"789"
-    assert (await http.get("/b/x", headers={"range": "bytes=7-"})).content == b"789"
-    assert (await http.get("/b/x", headers={"range": "bytes=10-"})).status_code == 416
-    assert (await http.get("/b/x", headers={"range": "lines=1-2"})).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/Bad_Bucket", 422),
-        ("PUT", "/b/" + "x" * 1025, 422),
-        ("GET", "/b?limit=-1", 422),
-        ("GET", "/b?limit=x", 422),
-        ("GET", "/b?limit=99999999", 422),
-        ("POST", "/b/x", 405),
-        ("DELETE", "/none", 404),
-        ("PUT", "/b/", 422),
-    ],
-)
-async def test_bad_requests_get_clear_errors(http: httpx.AsyncClient, method: str, path: str, status: int) -> None:
-    answer = await http.request(method, path, content=b"")
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"]
-
-
-async def test_only_an_office_with_a_name_may_use_its_objects(store: ObjectStore) -> None:
-    app = object_app(store, Principal(PrincipalKind.OFFICE, ""))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://s3") as client:
-        for method, path in (("GET", "/"), ("PUT", "/b/x"), ("GET", "/b/x"), ("DELETE", "/b/x"), ("GET", "/b")):
-            assert (await client.request(method, path)).status_code == 403
-
-
-@given(st.text(max_size=30), st.integers(0, 100))
-@example("bytes=-0", 10)
-@example("bytes=5-2", 10)
-@example("bytes=0-0", 0)
-def test_ranges_lie_inside_the_object(header: str, size: int) -> None:
-    for text in (header, f"bytes={header}"):
-        found = parse_range(text, size)
-        assert not found or 0 <= found[0] < found[1] <= size

@@ -212,7 +212,7 @@ class ExternalBucket:
             raise not_implemented("A version of an object of this bucket")
         if not condition.is_empty:
             raise not_implemented("A conditional deletion in this bucket")
-        with contextlib.suppress(FileNotFoundError), self.told(key):
+        with self.told(key), contextlib.suppress(FileNotFoundError):
             await obstore.delete_async(self.store, self.path(key))
         return Deleted(version_id)
 
