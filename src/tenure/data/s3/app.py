@@ -17,7 +17,7 @@ from tenure.data.s3.api.routes import operation_of
 from tenure.data.s3.buckets import BucketSource
 from tenure.data.s3.errors import S3Error, from_tenure
 from tenure.data.s3.events import ObjectEvents
-from tenure.data.s3.request import Authenticated, S3Request, request_of
+from tenure.data.s3.request import Authenticated, S3Request, new_request_id, request_of
 from tenure.errors import TenureError
 
 DRAINED_BYTES_MAX = 4 * 1024 * 1024
@@ -58,15 +58,16 @@ def s3_app(
         if scope["type"] != "http":
             return
         request: S3Request | None = None
+        request_id = new_request_id()
         try:
-            request = request_of(scope, receive, hosts)
+            request = request_of(scope, receive, hosts, request_id)
             response = await _answer(request, buckets, authenticate, told)
         except Exception as error:  # noqa: BLE001
-            response = _refusal(request, scope, _as_s3(error))
+            response = _refusal(scope, _as_s3(error), request_id)
             if request is not None and scope["method"] in ("PUT", "POST") and not request.header("expect"):
                 await _drain(request)
+        response.headers["x-amz-request-id"] = request_id
         if request is not None:
-            response.headers["x-amz-request-id"] = request.request_id
             for name, value in (await _cors_headers(request, buckets, authenticate)).items():
                 response.headers[name] = value
         await response(scope, receive, send)
@@ -123,12 +124,12 @@ def _as_s3(error: Exception) -> S3Error:
     return S3Error("InternalError")
 
 
-def _refusal(request: S3Request | None, scope: Scope, error: S3Error) -> Response:
+def _refusal(scope: Scope, error: S3Error, request_id: str) -> Response:
     headers = dict(error.headers)
     if scope["method"] == "HEAD" or error.status == 304:
         return Response(b"", error.status, headers, XML_TYPE if error.status != 304 else None)
-    resource = (request.raw_path if request else b"/").decode("latin-1")
-    body = error.to_xml(resource=resource, request_id=request.request_id if request else "")
+    raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+    body = error.to_xml(resource=raw_path.decode("latin-1"), request_id=request_id)
     return Response(body, error.status, headers, XML_TYPE)
 
 

@@ -73,7 +73,11 @@ Authenticate = Callable[[S3Request], Awaitable[Authenticated]]
 """Who asks. Raises `S3Error`. Does not read the body, but for what the answer's `body` reads."""
 
 
-def request_of(scope: Scope, receive: Receive, hosts: Sequence[str] = ()) -> S3Request:
+def new_request_id() -> str:
+    return secrets.token_hex(8).upper()
+
+
+def request_of(scope: Scope, receive: Receive, hosts: Sequence[str] = (), request_id: str = "") -> S3Request:
     """The request of an ASGI scope. `hosts` are the names of this server, without port: in `BUCKET.NAME` the bucket is in the
     host. Raises `S3Error` for what is no request."""
     headers = Headers(scope=scope)
@@ -90,7 +94,7 @@ def request_of(scope: Scope, receive: Receive, hosts: Sequence[str] = ()) -> S3R
         parse_query(raw_query),
         headers,
         _received(receive),
-        secrets.token_hex(8).upper(),
+        request_id or new_request_id(),
         client[0] if client else "",
     )
 
