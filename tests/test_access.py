@@ -88,6 +88,7 @@ def api_document() -> dict[str, Any]:
         "access_keys",
         "loads",
         "pipelines",
+        "connections",
     )
     none: dict[str, Any] = dict.fromkeys(names)
     services = Services(Settings(), **none)

@@ -30,6 +30,7 @@ from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.testing.fake_access_keys import access_keys_of
 from tenure.testing.fake_brains import FakeBrains
+from tenure.testing.fake_connections import fake_connections
 from tenure.testing.fake_databases import FakeDatabases
 from tenure.testing.fake_exports import FakeArchiving, exports_of
 from tenure.testing.fake_ingestion import FakeLoads, FakePipelines
@@ -317,6 +318,7 @@ class Target:
             access_keys_of(offices),
             FakeLoads(offices),
             FakePipelines(offices),
+            connections=fake_connections(Path(self.told.name)),
         )
         self.app = create_app(services, TOKENS)
         self.client = httpx.AsyncClient(

@@ -23,6 +23,7 @@ from tenure.client import calls, key_calls, offices, views
 from tenure.client.access_keys import AccessKeys, address_wanted
 from tenure.client.buckets import Buckets
 from tenure.client.calls import Call
+from tenure.client.connections import Connections
 from tenure.client.databases import Databases
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
@@ -56,6 +57,7 @@ class Tenure:
         self.loads = Loads(self.transport)
         self.pipelines = Pipelines(self.transport)
         self.buckets = Buckets(self.transport)
+        self.connections = Connections(self.transport)
 
     def __enter__(self) -> Tenure:
         return self

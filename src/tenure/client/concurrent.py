@@ -18,6 +18,7 @@ from tenure.client import calls, key_calls, offices, views
 from tenure.client.access_keys import AsyncAccessKeys, address_wanted
 from tenure.client.buckets import AsyncBuckets
 from tenure.client.calls import Call
+from tenure.client.connections import AsyncConnections
 from tenure.client.databases import AsyncDatabases
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
@@ -49,6 +50,7 @@ class AsyncTenure:
         self.loads = AsyncLoads(self.transport)
         self.pipelines = AsyncPipelines(self.transport)
         self.buckets = AsyncBuckets(self.transport)
+        self.connections = AsyncConnections(self.transport)
 
     async def __aenter__(self) -> AsyncTenure:
         return self

@@ -69,6 +69,10 @@ def startup(parameters: dict[str, str], *, version: int = PROTOCOL_3_0) -> bytes
     return struct.pack("!II", len(body) + 8, version) + body
 
 
+def ssl_request() -> bytes:
+    return struct.pack("!II", 8, SSL_REQUEST)
+
+
 def cancel_request(pid: int, secret: bytes) -> bytes:
     return struct.pack("!III", 12 + len(secret), CANCEL_REQUEST, pid) + secret
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from tenure.channels.inbox import Inbox
+from tenure.data.connections.room import Connections
+from tenure.data.connections.store import ConnectionStore
 from tenure.data.database import OFFICE_ENVIRONMENT
 from tenure.data.ingestion.loader import Sessions
 from tenure.data.ingestion.loads import Loads
@@ -58,6 +60,7 @@ from tenure.secrets.egress.clients import office_environment
 from tenure.secrets.egress.presets import read_host_clients
 from tenure.secrets.egress.proxy import Decision, EgressProxy
 from tenure.secrets.egress.rules import Preset, check_entries
+from tenure.secrets.kept import KeptSecrets
 from tenure.server import office_files
 from tenure.server.app import create_app
 from tenure.server.brains import Brains
@@ -160,7 +163,16 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         buckets = SharedBuckets(
             SharedBucketStore(database), grants, settings, volumes, offices.need, offices.has_bucket
         )
-        endings = Endings(grants, {"database": databases.end})  # a grant of a bucket is asked for at each request
+        connections = Connections(
+            ConnectionStore(database),
+            grants,
+            KeptSecrets(settings.keys_dir / "kept"),
+            lambda agent, text: office_log(settings, agent).write("connection", text),
+            offices.neighbours_changed,
+        )
+        neighbours.append(connections)
+        # A grant of a bucket is asked for at each request.
+        endings = Endings(grants, {"database": databases.end, "connection": connections.end})
         offices.on_deleted(lambda agent: endings.forget(Principal(PrincipalKind.OFFICE, agent)))
         access_keys = await _access_keys(ground, database, store)
         sources = LoadSources(
@@ -197,6 +209,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             s3_problem=ground.s3_problem,
             loads=loads,
             pipelines=pipelines,
+            connections=connections,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )

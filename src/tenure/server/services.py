@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tenure import wire
+from tenure.data.connections.targets import Target as ConnectionTarget
 from tenure.data.ingestion.pipeline import PipelineRecord
 from tenure.data.ingestion.record import LoadRecord, Target, Wanted
 from tenure.data.s3.access_keys import AccessKeys
@@ -667,6 +668,50 @@ class SshKeys(Protocol):
         ...
 
 
+class NamedConnection(Protocol):
+    """A row: see `tenure.data.connections.store.Connection`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def target(self) -> ConnectionTarget: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def private(self) -> bool: ...
+    @property
+    def created_at(self) -> datetime: ...
+
+
+class GrantedConnection(Protocol):
+    @property
+    def connection(self) -> NamedConnection: ...
+    @property
+    def grants(self) -> Sequence[Grant]: ...
+
+
+class Connections(Protocol):
+    """Databases and APIs elsewhere; `tenure.data.connections.room.Connections`. All but `create` and `list` raise `NotFound`."""
+
+    async def create(
+        self, name: str, url: str, *, secret: str = "", auth: str | None = None, private: bool = False, ca: str = ""
+    ) -> NamedConnection:
+        """Raises `InvalidName`, `InvalidArgument`, `AlreadyExists`."""
+        ...
+
+    async def list(self) -> Sequence[NamedConnection]: ...
+    async def get(self, name: str) -> GrantedConnection: ...
+    async def check(self, name: str) -> Any:
+        """As `wire.connections.ConnectionCheck`. What is wrong over there is in the answer."""
+        ...
+
+    async def delete(self, name: str) -> None: ...
+    async def grant(self, name: str, agent: str, *, by: Principal) -> Grant: ...
+    async def revoke(self, name: str, agent: str) -> None: ...
+
+
 def _no_workers() -> list[int]:
     return []
 
@@ -717,6 +762,7 @@ class Services:
     access_keys: AccessKeys
     loads: Loads
     pipelines: Pipelines
+    connections: Connections
     s3_problem: str = ""
     """Why the S3 API does not listen outside though it should."""
     database: str = "embedded"

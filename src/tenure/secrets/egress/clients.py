@@ -14,6 +14,8 @@ from tenure.secrets.egress.presets import HostClients, last_host_clients
 from tenure.setup import authorities
 from tenure.setup.recipe import CA_BUNDLE, EGRESS_PROXY, NO_PROXY
 
+NEIGHBOURS = ".db,.api,.tcp"
+"""How the names of an office's neighbours end (`tenure.offices.neighbours`): what is reached without the proxy."""
 PIP_FILE = "/etc/xdg/pip/pip.conf"
 """pip reads it before `/etc/pip.conf`, so what an agent sets there, or for itself, wins."""
 NPM_FILES = ("/etc/npmrc", "/usr/etc/npmrc")
@@ -33,7 +35,8 @@ _CA_VARIABLES = (
 def office_environment() -> dict[str, str]:
     """Variables that make the clients in an office use its egress proxy and trust what the host trusts."""
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), EGRESS_PROXY)
-    return proxies | {"no_proxy": NO_PROXY, "NO_PROXY": NO_PROXY} | dict.fromkeys(_CA_VARIABLES, CA_BUNDLE)
+    direct = f"{NO_PROXY},{NEIGHBOURS}"
+    return proxies | {"no_proxy": direct, "NO_PROXY": direct} | dict.fromkeys(_CA_VARIABLES, CA_BUNDLE)
 
 
 def configure_office(rootfs: Path, clients: HostClients | None = None) -> None:

@@ -45,6 +45,8 @@ class Line:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     through: Upstream | None = None
+    below: asyncio.StreamWriter | None = None
+    """What an encrypted one is made on, which would be closed if it were forgotten."""
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -54,8 +56,17 @@ async def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+def judge_for_office(address: str, host: str, rule: Rule) -> str | None:
+    """Why an office must not be connected to `address`, to which `host` leads; None when it may."""
+    own = rule.from_host and _is_loopback_name(rule.host) and rule.host == host
+    reason = refusal(address, private_allowed=rule.from_host, loopback_allowed=own)
+    if reason is None and not rule.from_host and is_own(address):
+        return f"it leads to {address}, which is this machine itself"
+    return reason
+
+
 class Dialer:
-    """Opens connections. `allow_private` is for tests, whose servers are on this machine."""
+    """Opens connections to addresses that `judge` lets pass. `allow_private` is for tests, whose servers are on this machine."""
 
     def __init__(
         self,
@@ -63,7 +74,9 @@ class Dialer:
         allow_private: bool = False,
         resolver: Resolver = resolve,
         environment_proxies: Callable[[], dict[str, str]] = urllib.request.getproxies_environment,
+        judge: Callable[[str, str, Rule], str | None] = judge_for_office,
     ) -> None:
+        self._judge = judge
         self._allow_private = allow_private
         self._resolve = resolver
         self._environment_proxies = environment_proxies
@@ -111,7 +124,7 @@ class Dialer:
             return []
         if not self._allow_private:
             for address in found:
-                reason = await asyncio.to_thread(_judge, address, host, rule)
+                reason = await asyncio.to_thread(self._judge, address, host, rule)
                 if reason is not None:
                     raise EgressDenied(f"{host}:{port} is not reached: {reason}.")
         return found[:ADDRESSES_MAX]
@@ -123,14 +136,6 @@ class Dialer:
         except (OSError, TimeoutError):
             raise EgressUnreachable("The proxy that this host itself uses does not answer.") from None
         return Line(*streams, through=upstream)
-
-
-def _judge(address: str, host: str, rule: Rule) -> str | None:
-    own = rule.from_host and _is_loopback_name(rule.host) and rule.host == host
-    reason = refusal(address, private_allowed=rule.from_host, loopback_allowed=own)
-    if reason is None and not rule.from_host and is_own(address):
-        return f"it leads to {address}, which is this machine itself"
-    return reason
 
 
 def _is_loopback_name(host: str) -> bool:

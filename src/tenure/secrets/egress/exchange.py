@@ -208,7 +208,7 @@ class Exchange:
         self._line, self.target = line, (host, port)
         upstream = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
         authority = _authority(host, port)
-        headers = [(b"Host", authority), *_end_to_end(request.headers, request=True), (b"Connection", b"close")]
+        headers = [(b"Host", authority), *end_to_end(request.headers, request=True), (b"Connection", b"close")]
         if line.through is not None:
             path = b"http://" + authority + path
             if line.through.authorization:
@@ -255,7 +255,7 @@ class Exchange:
                 if event.status_code == 100 and self._http.they_are_waiting_for_100_continue:
                     self._send(h11.InformationalResponse(status_code=100, headers=[]))
             elif isinstance(event, h11.Response):
-                headers = _end_to_end(event.headers, request=False)
+                headers = end_to_end(event.headers, request=False)
                 self._send(h11.Response(status_code=event.status_code, headers=headers, reason=event.reason))
             elif isinstance(event, h11.Data):
                 self._count(len(event.data), outward=False)
@@ -309,7 +309,7 @@ def _authority(host: str, port: int) -> bytes:
     return (name if port == 80 else f"{name}:{port}").encode("ascii")
 
 
-def _end_to_end(headers: Iterable[tuple[bytes, bytes]], *, request: bool) -> list[tuple[bytes, bytes]]:
+def end_to_end(headers: Iterable[tuple[bytes, bytes]], *, request: bool) -> list[tuple[bytes, bytes]]:
     """The headers that are not about one connection only; the body's framing stays ours to write."""
     headers = list(headers)
     named = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
