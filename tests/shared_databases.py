@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import psycopg
 
 from databases import new_home, template_home
+from tenure import faultpoints
 from tenure.data.shared.databases import Databases
 from tenure.data.shared.store import DatabaseStore
 from tenure.database import ControlDatabase
@@ -104,6 +107,32 @@ async def shop(
             await driver.delete(volume)
         if own:
             shutil.rmtree(settings.home)
+
+
+async def killed_at(made: Shop, point: str, nth: int, act: Callable[[Shop], Awaitable[object]]) -> None:
+    """Does `act` in a process of its own, which is killed when it reaches the point; that it was is checked."""
+    log = made.settings.home / "fired"
+    await made.databases.let_go()
+
+    async def in_another_process() -> None:
+        async with ControlDatabase(made.control.dsn) as control:
+            other = Shop(made.settings, control, made.driver, GrantStore(control), made.databases)
+            await other.again().adopt_all()
+            await act(other)
+
+    def in_a_child() -> int:
+        child = os.fork()
+        if not child:
+            try:
+                faultpoints.arm(point, nth, faultpoints.Action.KILL, log=log)
+                asyncio.run(in_another_process())
+            finally:
+                os._exit(1)
+        return os.waitpid(child, 0)[1]
+
+    status = await asyncio.to_thread(in_a_child)  # in a thread, where no loop runs
+    assert os.WIFSIGNALED(status), "it ended by itself"
+    assert log.read_text().startswith(point)
 
 
 def _share_template(settings: Settings) -> None:

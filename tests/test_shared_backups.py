@@ -14,7 +14,7 @@ import pytest
 from databases import needs_root
 from fixtures.api import eventually
 from fixtures.s3 import serve_s3
-from shared_databases import Shop, shop
+from shared_databases import Shop, killed_at, shop
 from tenure import faultpoints
 from tenure.data.shared import backups as backups_module
 from tenure.data.shared import moments
@@ -246,6 +246,41 @@ async def back_up_to_s3(sales: Shop, to: str) -> None:
     await sales.databases.back_up_now("sales")
     await sales.databases.restore_to("sales", moment, "then")
     assert await rows(sales, "then") == [1]
+
+
+@pytest.mark.parametrize("point", ["db.added", "db.unpacked", "db.replayed", "db.made"])
+async def test_a_restore_to_a_moment_that_was_killed_is_undone_and_can_be_had_again(sales: Shop, point: str) -> None:
+    moment = await insert(sales, 1)
+    await insert(sales, 2)
+    await killed_at(sales, point, 1, lambda made: made.databases.restore_to("sales", moment, "then"))
+    databases = sales.again()
+    await databases.adopt_all()
+    assert {one.name for one in await databases.list()} == {"sales"}
+    assert not (sales.settings.shared_dir / "then").exists()
+    await databases.restore_to("sales", moment, "then")
+    assert await rows(sales, "then") == [1]
+
+
+@pytest.mark.parametrize("point", ["db.base-copied", "db.base-sent", "db.segment-sent"])
+async def test_a_server_killed_while_it_backs_up_leaves_no_gap(sales: Shop, point: str) -> None:
+    before = await insert(sales, 1)
+    await sales.databases.take_snapshot("sales", "one")
+
+    async def back_up(made: Shop) -> None:
+        if point != "db.segment-sent":
+            await made.databases.restore_snapshot("sales", "one")  # of another line a base is due
+        await made.databases.back_up_now("sales")
+
+    await killed_at(sales, point, 1, back_up)
+    await sales.again().adopt_all()
+    assert not (sales.settings.shared_dir / ".bases" / "sales").exists()
+    await sales.databases.back_up_now("sales")
+    after = await insert(sales, 2)
+    await sales.databases.restore_to("sales", after, "after")
+    assert await rows(sales, "after") == [1, 2]
+    if point == "db.segment-sent":
+        await sales.databases.restore_to("sales", before, "before")
+        assert await rows(sales, "before") == [1]
 
 
 # --- what a moment needs: pure --------------------------------------------------------------------------------------------

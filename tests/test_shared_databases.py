@@ -15,8 +15,7 @@ import pytest
 
 from databases import needs_root
 from fixtures.api import eventually
-from shared_databases import Shop, shop
-from tenure import faultpoints
+from shared_databases import Shop, killed_at, shop
 from tenure.data.shared import database as database_module
 from tenure.data.shared.models import SHARED_UID_FIRST, Limits
 from tenure.data.shared.watch import Act, Activity, acts
@@ -496,22 +495,7 @@ async def test_a_server_that_starts_finishes_or_undoes_what_a_killed_one_began(
     await sales.databases.take_snapshot("sales", "before")
     await sales.owner("DELETE FROM orders WHERE id > 5")
     await sales.grant("clerk")
-    log = sales.settings.home / "fired"
-    await sales.databases.let_go()
-
-    def in_a_child() -> int:
-        child = os.fork()
-        if not child:
-            try:
-                faultpoints.arm(point, nth, faultpoints.Action.KILL, log=log)
-                asyncio.run(in_another_process(sales, act))
-            finally:
-                os._exit(1)
-        return os.waitpid(child, 0)[1]
-
-    status = await asyncio.to_thread(in_a_child)  # in a thread no loop runs
-    assert os.WIFSIGNALED(status), "it ended by itself"
-    assert log.read_text().startswith(point)
+    await killed_at(sales, point, nth, act)
     databases = sales.again()
     await databases.adopt_all()
     names = {one.name for one in await databases.list()}
@@ -531,13 +515,6 @@ async def test_a_server_that_starts_finishes_or_undoes_what_a_killed_one_began(
     roles = {row[0] for row in await sales.owner("SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'office:%'")}
     assert roles == {f"office:{agent}" for agent in granted}
     await sales.databases.create("new", {})
-
-
-async def in_another_process(sales: Shop, act: Callable[[Shop], Awaitable[object]]) -> None:
-    async with ControlDatabase(sales.control.dsn) as control:
-        other = Shop(sales.settings, control, sales.driver, type(sales.grants)(control), sales.databases)
-        await other.again().adopt_all()
-        await act(other)
 
 
 def test_defaults_promise_connections_to_dozens_of_agents() -> None:
