@@ -62,7 +62,7 @@ def create(
     print(f"AWS_SECRET_ACCESS_KEY={made.secret}")
     if made.endpoint_url:
         print(f"AWS_ENDPOINT_URL={made.endpoint_url}")
-    print("AWS_REGION=us-east-1")
+    print("AWS_REGION=local")
     output.note("The secret is shown this once. The key ends by: tenure key revoke " + made.id)
 
 
