@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -64,7 +65,9 @@ def s3_app(
             response = await _answer(request, buckets, authenticate, told)
         except Exception as error:  # noqa: BLE001
             response = _refusal(scope, _as_s3(error), request_id)
-            if request is not None and scope["method"] in ("PUT", "POST") and not request.header("expect"):
+            if request is not None and request.header("expect"):
+                response.headers["connection"] = "close"  # whether its body comes all the same, nobody can tell
+            elif request is not None and scope["method"] in ("PUT", "POST"):
                 await _drain(request)
         response.headers["x-amz-request-id"] = request_id
         if request is not None:
@@ -85,25 +88,41 @@ async def _answer(
         form = await read_form(request.body, boundary)
         fields = post.final_fields(form)
         who, allowed = await authenticate.form(request, fields)
+        _refuse_nobody(who)
         call = Call(replace(request, key=fields["key"]), who, buckets, events)
         return await post.store(call, form, allowed.bytes_min, allowed.bytes_max)
     who = await authenticate(request)
+    _refuse_nobody(who)
     return await operation_of(request)(Call(request, who, buckets, events))
 
 
 async def _cors_rules(
     request: S3Request, buckets: BucketSource, authenticate: Authenticator
 ) -> Sequence[cors.CorsRule]:
-    """Of the bucket, whoever asks: a browser shows nobody's signature with its question."""
+    """Of the bucket. A browser asks before it sends: at the address that it will use, presigned maybe, else for nobody."""
     if not request.bucket:
         return ()
     try:
-        bare = replace(request, headers=type(request.headers)(), query=(), raw_query=b"")
-        who = await authenticate(bare)
+        who = await authenticate(_as_it_will_be(request) if request.method == "OPTIONS" else request)
+        if who.principal is None and "." in request.bucket:
+            return ()  # a stranger brings no agent's volume here
         bucket = await buckets.find(who.principal, request.bucket)
         return (await bucket.backend.settings()).values.get("cors") or ()
     except (S3Error, TenureError):
         return ()
+
+
+def _as_it_will_be(request: S3Request) -> S3Request:
+    """The request that a preflight asks about, as far as it says."""
+    method = request.header("access-control-request-method") or request.method
+    host = [(name, value) for name, value in request.headers.raw if name == b"host"]
+    return replace(request, method=method, headers=Headers(raw=host))
+
+
+def _refuse_nobody(who: Authenticated) -> None:
+    """Before anything is looked up: an agent's volume may have to be brought here for that."""
+    if who.principal is None:
+        raise S3Error("AccessDenied", "This needs a signature: nothing here is public.")
 
 
 async def _cors_headers(request: S3Request, buckets: BucketSource, authenticate: Authenticator) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ async def create(call: Call) -> Response:
         raise S3Error("InvalidBucketName")
     if body := await call.body():
         location = text_of(parse(body, "CreateBucketConfiguration"), "LocationConstraint")
-        if location not in (None, "", REGION, "default", "EU"):
+        if location not in (None, "", REGION, "local", "default", "EU"):
             raise S3Error("InvalidLocationConstraint")
     settings: dict[str, object] = {}
     if ownership := request.header("x-amz-object-ownership"):

@@ -24,7 +24,11 @@ async def list_buckets(call: Call) -> Response:
     request = call.request
     limit = int_of(request.param("max-buckets", str(BUCKETS_MAX)), "max-buckets", 1, BUCKETS_MAX)
     prefix, after = request.param("prefix"), _token(request.param("continuation-token"))
-    found = [one for one in await call.buckets.list(principal) if one.name.startswith(prefix) and one.name > after]
+    found = [
+        one
+        for one in await call.buckets.list(principal)
+        if one.name.startswith(prefix) and one.name > after and call.who.allows("object:list", one.name)
+    ]
     shown = found[:limit]
     more = len(found) > limit
     rows = [element("Bucket", element("Name", one.name), element("CreationDate", iso(one.created_at))) for one in shown]
