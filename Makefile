@@ -12,7 +12,7 @@ READY := .venv/.installed
 TENURE_TEST_HOME ?= /var/lib/tenure-test
 TEST_POOL_GB := 20
 
-.PHONY: setup demo test bench lint lock clean-test
+.PHONY: setup demo test s3-tests bench lint lock clean-test
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -25,6 +25,9 @@ test: lint
 	@command -v rsync >/dev/null || { $(ROOT) apt-get -q update && $(ROOT) apt-get -q -y install --no-install-recommends rsync; }
 	$(ROOT) env TENURE_HOME="$(TENURE_TEST_HOME)" TENURE_POOL_GB=$(TEST_POOL_GB) .venv/bin/tenure setup
 	$(ROOT) env TENURE_TEST_HOME="$(TENURE_TEST_HOME)" .venv/bin/python -m pytest $(ARGS)
+
+s3-tests: ## conformance of the S3 API: make s3-tests S3_TESTS=/path/to/a/checkout/of/ceph/s3-tests
+	.venv/bin/python tests/s3_conformance.py $(S3_TESTS) $(ARGS)
 
 bench: setup
 	$(ROOT) .venv/bin/python benchmarks/run.py $(ARGS)

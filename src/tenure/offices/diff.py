@@ -18,6 +18,7 @@ from tenure.data.tables import DatabaseDiff
 ENTRIES_MAX = 10_000
 """Shown; all are counted."""
 OBJECT_NAME = "user.tenure.name"
+OBJECT_VERSIONS = ".versions"
 ROOTS = (("file", "rootfs"), ("object", "objects"))
 
 
@@ -105,12 +106,21 @@ def _facts(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _object_name(root: Path, path: str) -> str | None:
-    """bucket/name of an object's file; None for what is no object."""
+    """bucket/name of an object's file, of an older version with its id; None for what is no object."""
     bucket, _, file = path.partition("/")
+    if bucket == OBJECT_VERSIONS and path.count("/") == 3:
+        bucket, file = path.split("/")[1::2]
+        name = _read_name(root / path)
+        return None if name is None else f"{bucket}/{name}?versionId={file}"
     if not file or bucket.startswith("."):
         return None
+    name = _read_name(root / path)
+    return None if name is None else f"{bucket}/{name}"
+
+
+def _read_name(path: Path) -> str | None:
     try:
-        return f"{bucket}/{os.fsdecode(os.getxattr(root / path, OBJECT_NAME, follow_symlinks=False))}"
+        return os.fsdecode(os.getxattr(path, OBJECT_NAME, follow_symlinks=False))
     except OSError:
         return None
 

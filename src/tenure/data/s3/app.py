@@ -65,10 +65,8 @@ def s3_app(
             response = await _answer(request, buckets, authenticate, told)
         except Exception as error:  # noqa: BLE001
             response = _refusal(scope, _as_s3(error), request_id)
-            if request is not None and request.header("expect"):
-                response.headers["connection"] = "close"  # whether its body comes all the same, nobody can tell
-            elif request is not None and scope["method"] in ("PUT", "POST"):
-                await _drain(request)
+            if scope["method"] in ("PUT", "POST") and not await _drained(request):
+                response.headers["connection"] = "close"  # what is still on its way is no request
         response.headers["x-amz-request-id"] = request_id
         if request is not None:
             for name, value in (await _cors_headers(request, buckets, authenticate)).items():
@@ -152,12 +150,16 @@ def _refusal(scope: Scope, error: S3Error, request_id: str) -> Response:
     return Response(body, error.status, headers, XML_TYPE)
 
 
-async def _drain(request: S3Request) -> None:
+async def _drained(request: S3Request | None) -> bool:
+    """Whether the body has come to its end. One that the client has not begun to send is left unsent."""
+    if request is None or request.header("expect"):
+        return False
     left = DRAINED_BYTES_MAX
     try:
         async for chunk in request.body:
             left -= len(chunk)
             if left <= 0:
-                return
+                return False
     except (S3Error, RuntimeError):
-        return
+        return False
+    return True
