@@ -53,11 +53,8 @@ async def at(tmp_path: Path) -> AsyncIterator[Offices]:
 
 
 async def status(client: httpx.AsyncClient, method: str, path: str, **more: str) -> int:
-    return (
-        await client.request(
-            method, path, content=b"x" if method == "PUT" and path.count("/") > 1 else None, headers=more
-        )
-    ).status_code
+    content = b"x" if method == "PUT" and path.count("/") > 1 else None
+    return (await client.request(method, path, content=content, headers=more)).status_code
 
 
 def texts(answer: httpx.Response, name: str) -> list[str]:
