@@ -130,7 +130,9 @@ class CommandTimeout(TenureError):
 
 class DiskFull(TenureError):
     code, http_status, exit_code = "disk_full", 507, 9
-    default_hint = "Delete files in the office, or give it a larger disk with `tenure agent create --disk`."
+    default_hint = (
+        "Delete files (or rows), or give it a larger disk: `tenure agent create --disk`, `tenure db limits --disk-gb`."
+    )
 
 
 class DatabaseError(TenureError):

@@ -147,7 +147,7 @@ class Statements:
         except ConnectionLost as error:
             # It may have ended itself before the statement began, and told its connections only now.
             if says_disk_full(log_since(self._log, offset)) or says_disk_full(self._by.panic()):
-                raise DiskFull("The office's disk is full: its database stopped, and the statement with it.") from error
+                raise DiskFull("The disk is full: the database on it stopped, and the statement with it.") from error
             raise
 
     async def _once(self, statement: str, key: str | None, rows_max: int, timeout_s: float) -> SqlResult:

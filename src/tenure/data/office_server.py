@@ -220,7 +220,7 @@ class OfficeServer:
         except OSError as error:
             if error.errno not in (errno.EDQUOT, errno.ENOSPC):
                 raise
-            raise DiskFull("The office's disk is full: its database cannot start.") from error
+            raise DiskFull("The disk is full: the database on it cannot start.") from error
 
     def _own(self) -> None:
         """Changes only what differs: on a full disk there is no room even for an owner that is written again."""

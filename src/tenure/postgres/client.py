@@ -254,7 +254,7 @@ def database_error(fields: dict[str, str]) -> DatabaseError | DiskFull:
     message = fields.get("message", "PostgreSQL refused without saying why")
     details = {name: value for name, value in fields.items() if name in ("sqlstate", "detail", "position")}
     if fields.get("sqlstate") == DISK_FULL or says_disk_full(message):  # a spent quota has no sqlstate of its own
-        return DiskFull(f"The office's disk is full: {message}", details=details)
+        return DiskFull(f"The database's disk is full: {message}", details=details)
     if re.match(r"57P0[123]|08", fields.get("sqlstate", "")):
         return ConnectionLost(message, hint=fields.get("hint"), details=details)
     return DatabaseError(message, hint=fields.get("hint", ""), details=details)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ SLEEP_AFTER_S = 300.0
 """A database that nobody uses for so long stops. Its next use starts it, within some 50 ms."""
 CONNECTED_SLEEP_AFTER_S = 3600.0
 """The same while idle connections are open, which break then."""
+MATCH_EVERY_S = 5.0
+MATCH_USED_S = 60.0
 
 
 class SharedDatabase:
@@ -44,6 +47,7 @@ class SharedDatabase:
         self.server = SharedServer(settings, record, volume, grants, grant_room)
         self.watch = Watch(self.server)
         self._grants = grants
+        self._matched_at = -MATCH_EVERY_S
         self._doors: dict[str, set[Pump]] = {}
 
     # --- what it is now ------------------------------------------------------------------------------------------------
@@ -80,6 +84,14 @@ class SharedDatabase:
         self.server.limits = limits
         for pump in [pump for pumps in self._doors.values() for pump in pumps]:
             pump.connections_max = limits.connections
+
+    def is_to_be_matched(self) -> bool:
+        """Whether tables may have been made anew since it was matched: somebody used it, and it is some time ago."""
+        now = time.monotonic()
+        if self.use.idle_s > MATCH_USED_S or now < self._matched_at + MATCH_EVERY_S:
+            return False
+        self._matched_at = now
+        return True
 
     # --- statements ----------------------------------------------------------------------------------------------------
     async def statements(self, agent: str | None = None) -> Statements:

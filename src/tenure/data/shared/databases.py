@@ -265,10 +265,14 @@ class Databases:
     async def look(self) -> None:
         """Keeps limits that a session could lift, and grants to tables that were made anew; to be called every second or so."""
         for database in list(self._held.values()):
-            if database.server.is_open:
+            if not database.server.is_open:
+                continue
+            if database.connections:
                 await database.watch.look()
-                if database.server.is_scoped:
-                    await database.server.match()
+            else:  # there is nobody to look at, and its own connection would cost a process
+                await database.watch.close()
+            if database.server.is_scoped and database.is_to_be_matched():
+                await database.server.match()
 
     # --- statements ------------------------------------------------------------------------------------------------------
     async def execute(self, name: str, statement: str, *, agent: str | None = None, **how: Any) -> SqlResult:

@@ -97,15 +97,12 @@ class Cluster:
     owner: Connection
 
     async def wanted(self, wanted: Sequence[RoleWanted], limits: Limits) -> str:
-        """A digest of all roles, with the tables that they are about: one that was made anew under its old name is another."""
-        tables = await find_tables(self.owner, {name for one in wanted for name in one.tables or ()})
-        parts = [sorted(one.digest(limits) for one in wanted), sorted((name, at.oid) for name, at in tables.items())]
-        return _digest(parts)
+        """See `digest_of`."""
+        names = {name for one in wanted for name in one.tables or ()}
+        return digest_of(wanted, limits, await find_tables(self.owner, names))
 
     async def applied(self) -> str:
-        """The digest that `apply` left."""
-        row = await (await self.superuser.execute("SELECT roles FROM tenure.state")).fetchone()
-        return "" if row is None else str(row[0])
+        return await applied(self.superuser)
 
     async def apply(self, wanted: Sequence[RoleWanted], limits: Limits) -> Sequence[str]:
         """Makes roles and privileges what is wanted, and nothing more; whose rights became others is disconnected. May be
@@ -139,6 +136,19 @@ class Cluster:
             )
         ).fetchall()
         return {name: comment or "" for name, comment in rows}
+
+
+def digest_of(wanted: Sequence[RoleWanted], limits: Limits, tables: Mapping[str, Table]) -> str:
+    """Of all roles, with the tables that they are about: one that was made anew under its old name is another."""
+    return _digest(
+        [sorted(one.digest(limits) for one in wanted), sorted((name, at.oid) for name, at in tables.items())]
+    )
+
+
+async def applied(superuser: Connection) -> str:
+    """The digest that `Cluster.apply` left."""
+    row = await (await superuser.execute("SELECT roles FROM tenure.state")).fetchone()
+    return "" if row is None else str(row[0])
 
 
 async def check_tables(owner: Connection, tables: Mapping[str, str | None]) -> None:

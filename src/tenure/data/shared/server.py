@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from tenure.data.office_server import OFFICE_PARAMETERS, OfficeServer
 from tenure.data.shared.models import AGENTS_CONNECTIONS_MAX, DatabaseRecord
 from tenure.data.shared.roles import Cluster as Roles
-from tenure.data.shared.roles import RoleWanted
+from tenure.data.shared.roles import RoleWanted, applied, digest_of
 from tenure.data.shared.template import DATABASE, HBA_NAME, IDENT_NAME, OWNER, write_access_files
 from tenure.errors import ConnectionLost, DatabaseError
 from tenure.postgres.client import Connection
@@ -140,9 +140,13 @@ class SharedServer(OfficeServer):
 
     async def _match(self) -> Sequence[str]:
         try:
+            wanted = await self._grants()
+            self.is_scoped = any(one.tables is not None for one in wanted)
+            if not self.is_scoped:  # the usual way to wake, with one connection
+                async with await self.session(SUPERUSER, search_path="") as superuser:
+                    if await applied(superuser) == digest_of(wanted, self.limits, {}):
+                        return ()
             async with self.roles() as roles:
-                wanted = await self._grants()
-                self.is_scoped = any(one.tables is not None for one in wanted)
                 if await roles.applied() != await roles.wanted(wanted, self.limits):
                     problems = await roles.apply(wanted, self.limits)
                     for problem in problems:
