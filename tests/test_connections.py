@@ -612,7 +612,7 @@ async def test_other_protocols_pass_as_they_are_and_within_limits(
         bench.log.allowed = False
         assert await is_cut_off(path)
         await bench.last.close()
-        assert await raws[1].reader.read() == b"", "what is open ends with it"
+        assert await raws[1].rest() == b"", "what is open ends with it"
     assert not (await check(reach, "")).ok
 
 
@@ -757,6 +757,7 @@ async def test_redirects_are_told_and_not_followed(bench: Bench, authority: Auth
                 (f"{own}/v1/next?a=1", "http://crm.api/next?a=1"),
                 ("/v1/next", "/next"),
                 (f"{own}/admin", f"{own}/admin"),
+                (f"{own}/v1-else/", f"{own}/v1-else/"),
                 (f"{own}.evil.example/v1/", f"{own}.evil.example/v1/"),
             ):
                 api.answer = lambda head, body, to=location: (
