@@ -820,3 +820,32 @@ async def test_help_and_version_need_no_server(tmp_path: Path) -> None:
     for line in ("exec", "agent create", "runs"):
         done = await cli(*line.split(), "--help")
         assert (done.code, done.stderr) == (0, b""), line
+
+
+# --- shared databases ----------------------------------------------------------------------------------------------------
+async def test_shared_databases_are_granted_and_restored_on_the_command_line(cli: Cli) -> None:
+    assert (await cli("db", "create", "sales", "--connections", "2")).code == 0
+    made = await cli("db", "show", "sales", "--json")
+    assert (made.json["host"], made.json["limits"]["connections"]) == ("sales.db", 2)
+    granted = await cli(
+        *("db", "grant", "sales", "analyst", "read", "--table", "orders:region = 'north'", "--table", "items"),
+        *("--for", "8h", "--json"),
+    )
+    assert granted.json["tables"] == {"orders": {"rows": "region = 'north'"}, "items": {"rows": None}}
+    assert granted.json["expires_at"]
+    assert "orders where region = 'north'" in (await cli("db", "grants", "sales")).out
+    for wrong in (
+        ("grant", "sales", "analyst", "own"),
+        ("restore", "sales"),
+        ("restore", "sales", "--to", "now", "--as", "x"),
+    ):
+        assert (await cli("db", *wrong)).code == 2
+    assert (await cli("db", "snapshot", "sales", "--name", "first")).out.strip() == "first"
+    assert "To undo" in (await cli("db", "restore", "sales", "first")).out
+    assert (await cli("db", "backup", "sales", "--to", "/backups", "--every", "1h")).code == 0
+    done = await cli("db", "restore", "sales", "--to", "2026-01-01T00:00:00Z", "--as", "then", "--json")
+    assert done.json["origin"] == "sales@2026-01-01T00:00:00Z"
+    assert (await cli("db", "revoke", "sales", "analyst")).code == 0
+    assert (await cli("db", "delete", "sales")).code == 2, "nobody is there to confirm"
+    assert (await cli("db", "delete", "sales", "--yes")).code == 0
+    assert [one["name"] for one in (await cli("db", "list", "--json")).json["databases"]] == ["then"]
