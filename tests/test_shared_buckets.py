@@ -23,6 +23,7 @@ from tenure.identity.grants import GrantStore
 from tenure.identity.tokens import OWNER
 from tenure.offices.volumes.directory import DirectoryDriver
 from tenure.settings import Settings
+from tenure.testing.object_conformance import PLAIN, stream
 
 pytest_plugins = ("fixtures.database",)
 
@@ -184,5 +185,10 @@ async def test_a_bucket_elsewhere_stays_when_it_is_let_go(shared: SharedBuckets,
     await shared.create("far", backend=f"file://{tmp_path}/far")
     backend = await shared.open("far")
     assert b"".join([chunk async for chunk in (await backend.open("report.txt")).read()]) == b"there before"
+    upload_id = await backend.uploads.begin("big", PLAIN)
+    part = await backend.uploads.put("big", upload_id, 1, stream(b"in parts"))
+    await backend.uploads.complete("big", upload_id, [part])
+    assert (tmp_path / "far" / "big").read_bytes() == b"in parts"
     await shared.delete("far")
+    assert list(shared.volume_of("far").parent.iterdir()) == []
     assert (tmp_path / "far" / "report.txt").exists()

@@ -7,6 +7,7 @@ ends it.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ class SharedBuckets:
 
     def volume_of(self, name: str) -> Path:
         return self._settings.pool_dir / "shared-buckets" / name
+
+    def _spool_of(self, name: str) -> Path:
+        """Where what goes elsewhere lies before it is whole. No bucket's name begins with a dot."""
+        return self.volume_of(f".spool-{name}")
 
     # --- buckets --------------------------------------------------------------------------------------------------------
     async def create(self, name: str, quota_gb: float | None = None, backend: str = "") -> BucketView:
@@ -160,7 +165,9 @@ class SharedBuckets:
     async def _forget(self, record: BucketRecord) -> None:
         self._held.pop(record.name, None)
         await self._grants.forget_resource(KIND, record.name)
-        if not record.backend:
+        if record.backend:
+            await asyncio.to_thread(shutil.rmtree, self._spool_of(record.name), ignore_errors=True)
+        else:
             await self._driver.delete(self.volume_of(record.name))
         await self._store.remove(record.name)
 
@@ -179,7 +186,8 @@ class SharedBuckets:
             if record.backend:
                 from tenure.data.s3.store.external import open_external
 
-                spool = self._settings.pool_dir / "shared-buckets" / f".spool-{record.name}"
+                spool = self._spool_of(record.name)
+                spool.parent.mkdir(exist_ok=True)
                 held = open_external(record.backend, record.created_at, spool), None
             else:
                 volume = VolumeStore(self.volume_of(record.name) / "objects")
