@@ -24,9 +24,7 @@ def page_of(
         for key in keys_after(start, inclusive):
             common = _common(key, wanted)
             if common:
-                if common <= wanted.after and wanted.after.startswith(
-                    common
-                ):  # the page before ended with it, or in it
+                if wanted.after.startswith(common):  # the page before ended with it, or in it
                     jump = common
                     break
                 if not versions_of(key):
