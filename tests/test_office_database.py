@@ -212,7 +212,7 @@ async def test_no_other_database_is_open_to_the_agent(name: str) -> None:
         "SELECT * FROM pg_authid",
         "SELECT * FROM pg_hba_file_rules",
         "SELECT pg_reload_conf()",
-        "DROP EXTENSION vector",
+        "DROP EXTENSION plpgsql",
         "ALTER DATABASE agent RENAME TO other",
     ],
 )
@@ -226,6 +226,7 @@ async def test_the_agent_cannot_leave_its_database(statement: str, shared: Offic
 
 async def test_the_agent_owns_what_it_needs(shared: OfficeDatabase) -> None:
     await shared.execute(
+        "CREATE EXTENSION IF NOT EXISTS vector; CREATE EXTENSION IF NOT EXISTS pg_trgm;"
         "CREATE SCHEMA own; CREATE TABLE own.v (id int, e vector(3)); INSERT INTO own.v VALUES (1, '[1,2,3]');"
         "CREATE INDEX ON own.v USING hnsw (e vector_l2_ops)"
     )
@@ -328,6 +329,7 @@ async def test_a_database_that_cannot_start_says_why_to_the_client() -> None:
 
 # --- statements -------------------------------------------------------------------------------------------------------
 async def test_values_come_as_json(shared: OfficeDatabase) -> None:
+    await shared.execute("CREATE EXTENSION IF NOT EXISTS vector")
     result = await shared.execute(
         "SELECT 1 AS i, 9007199254740993 AS big, 12.50 AS n, 0.1::numeric(30,25) AS exact, 'NaN'::float8 AS nan, true AS b,"
         " NULL AS nothing, DATE '2024-02-29' AS d, TIMESTAMPTZ '2024-02-29 12:00+02' AS ts, 'infinity'::date AS forever,"

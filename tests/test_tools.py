@@ -22,7 +22,7 @@ from tenure.brains.tools.words import cut
 from tenure.errors import DiskFull, DoorClosed, LeaseLost, Unauthenticated
 from tenure.faultpoints import Action, arm
 from tenure.testing.fake_hands import FakeHands
-from tenure.testing.faults import FaultyHands
+from tenure.testing.faults import Fault, FaultyHands
 from tenure.work.effects import Blocked
 from tenure.work.failures import FailureClass
 from tenure.work.hands import Hands, When
@@ -156,6 +156,8 @@ async def test_what_reads_changes_nothing(desk: Desk) -> None:
         ("sql", {"statement": "create table t (n integer)"}),
         ("service_start", {"name": "s", "command": "exec sleep 600"}),
         ("goal_start", {"goal": "g"}),
+        ("save_result", {"name": "r", "query": "select 1 as n"}),
+        ("index_text", {"name": "t", "table": "t", "columns": ["n"]}),
     ):
         await desk.good(tool, **arguments)
     run_id = next(iter(desk.office.runs()))
@@ -170,6 +172,12 @@ async def test_what_reads_changes_nothing(desk: Desk) -> None:
 
     before, runs = state(), desk.office.runs()
     reading: dict[str, dict[str, Any]] = {
+        "describe_data": {},
+        "sample_rows": {"table": "t"},
+        "profile_table": {"table": "t"},
+        "read_result": {"name": "r"},
+        "list_results": {},
+        "search_text": {"query": "x"},
         "service_logs": {"name": "s"},
         "service_list": {},
         "read_file": {"path": "a.txt"},
@@ -474,6 +482,10 @@ EFFECTS = (
         ("create_schedule",),
     ),
     Effect("schedule_delete", {"name": "old"}, lambda desk: 1 - _schedules(desk, "old"), ("delete_schedule",)),
+    Effect("save_result", {"name": "r", "query": "select 1 as n"}, lambda desk: _kept(desk, "result"), ("ask_data",)),
+    Effect(
+        "index_text", {"name": "i", "table": "t", "columns": ["n"]}, lambda desk: _kept(desk, "index"), ("ask_data",)
+    ),
     Effect("object_put", {"bucket": "b", "name": "o", "text": "t"}, objects, ("write_object",)),
     Effect("object_put", {"bucket": "b", "name": "o", "path": "e"}, objects, ("put_object",)),
     Effect("object_to_file", {"bucket": "in", "name": "o", "path": "f"}, lines_of("f"), ("object_to_file",)),
@@ -487,6 +499,11 @@ EFFECTS = (
     ),
     Effect("http_request", {"url": "URL", "method": "POST"}, lambda desk: len(desk.came), COMMAND, STARTED),
 )
+
+
+def _kept(desk: Desk, kind: str) -> int:
+    question, field = ("list_results", "results") if kind == "result" else ("list_indexes", "indexes")
+    return len(asyncio.run(desk.office.ask_data(AGENT, question, {}))[field])
 
 
 def _schedules(desk: Desk, name: str) -> int:
@@ -769,3 +786,38 @@ def settled() -> int:
     except SystemExit as end:
         return int(str(end.code))
     return 0
+
+
+# --- data ----------------------------------------------------------------------------------------------------------------
+async def test_a_brain_sees_what_data_there_is_and_keeps_results(desk: Desk) -> None:
+    assert "There are no tables yet." in await desk.good("describe_data")
+    await desk.good("sql", statement="create table notes (id integer primary key, words text)")
+    await desk.good("sql", statement="insert into notes values (1, 'a late invoice'), (2, 'a red apple')")
+    assert "notes (table): id INTEGER, words TEXT" in await desk.good("describe_data")
+    assert '"primary_key": ["id"]' in await desk.good("describe_data", table="notes")
+    assert '[1, "a late invoice"]' in await desk.good("sample_rows", table="notes", rows=1)
+    assert '"distinct": 2' in await desk.good("profile_table", table="notes")
+    assert "results" in await desk.good("save_result", name="counted", query="select count(*) as n from notes")
+    assert "[2]" in await desk.good("read_result", name="counted")
+    assert "counted" in await desk.good("list_results")
+    assert "is there" in await desk.good("index_text", name="notes", table="notes", columns=["words"])
+    assert "a late invoice" in await desk.good("search_text", query="invoice")
+    assert "Nothing fits." in await desk.good("search_text", query="zebra")
+
+
+async def test_what_is_wrong_with_a_question_about_data_is_told(desk: Desk) -> None:
+    assert "no table 'none'" in await desk.bad("profile_table", table="none")
+    assert "There is no result" in await desk.bad("read_result", name="none")
+    assert "name" in await desk.bad("save_result", name="Not A Name", query="select 1")
+
+
+async def test_a_result_whose_answer_was_lost_is_saved_once(desk: Desk) -> None:
+    await desk.good("sql", statement="create table seen (n integer)")
+    desk.hands.faults.append(fault := Fault("ask_data", lambda: DoorClosed("lost"), before=False))
+    first = await TOOLS.call(desk.hands, order("save_result", {"name": "r", "query": "select 1 as n"}, "k"))
+    assert isinstance(first, Blocked)
+    assert fault.fired == 1
+    await desk.good("sql", statement="drop table results_r; create table results_r (n integer)")
+    again = told(await TOOLS.call(desk.hands, order("save_result", {"name": "r", "query": "select 1 as n"}, "k")))
+    assert again.ok
+    assert "[1]" not in await desk.good("read_result", name="r"), "it was saved again"

@@ -51,13 +51,23 @@ class Settings:
     export_key: str | None = field(default=None, repr=False)
     """For the command line: key of encrypted exports, instead of one in a file."""
 
+    embeddings_model: str | None = None
+    """What search in databases is done with beside the embedder that is always there: a model's name, …"""
+    embeddings_url: str | None = None
+    """… the server that has it, if it is not OpenAI, …"""
+    embeddings_key_env: str | None = None
+    """… the name of the variable that its key is in, …"""
+    embeddings_dimensions: int | None = None
+    """… and how long its vectors are to be, if they are to be shorter than by themselves."""
+
     @classmethod
     def from_environment(cls, environ: dict[str, str] | None = None) -> Settings:
         """Reads `TENURE_HOME`, `TENURE_PORT`, `TENURE_SSH_PORT`, `TENURE_SSH_HOST`, `TENURE_S3_PORT`, `TENURE_DATABASE_URL`,
         `TENURE_POOL_GB`, `TENURE_URL`, `TENURE_TOKEN`,
         `TENURE_SNAPSHOTS_LAST`, `_HOURLY` and `_DAILY`, `TENURE_PAUSE_AFTER_S`,
         `TENURE_HIBERNATE_AFTER_S` and `TENURE_STOP_AFTER_S` (0: never), `TENURE_DEBUG`,
-        `TENURE_EXPORT_KEY`."""
+        `TENURE_EXPORT_KEY`,
+        `TENURE_EMBEDDINGS_MODEL`, `_URL`, `_KEY_ENV` and `_DIMENSIONS`."""
         env = dict(os.environ) if environ is None else environ
         return cls(
             home=Path(env.get("TENURE_HOME") or DEFAULT_HOME).absolute(),
@@ -77,6 +87,10 @@ class Settings:
             stop_after_s=_period_s(env, "TENURE_STOP_AFTER_S", cls.stop_after_s),
             debug=env.get("TENURE_DEBUG", "") not in ("", "0"),
             export_key=env.get("TENURE_EXPORT_KEY") or None,
+            embeddings_model=env.get("TENURE_EMBEDDINGS_MODEL") or None,
+            embeddings_url=env.get("TENURE_EMBEDDINGS_URL") or None,
+            embeddings_key_env=env.get("TENURE_EMBEDDINGS_KEY_ENV") or None,
+            embeddings_dimensions=int(env.get("TENURE_EMBEDDINGS_DIMENSIONS") or 0) or None,
         )
 
     # --- secrets and sockets of the server ---------------------------------------------------------------------

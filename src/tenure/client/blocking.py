@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenure import wire
-from tenure.client import calls, key_calls, offices, views
+from tenure.client import calls, data_calls, key_calls, offices, views
 from tenure.client.access_keys import AccessKeys, address_wanted
 from tenure.client.buckets import Buckets
 from tenure.client.calls import Call
 from tenure.client.connections import Connections
+from tenure.client.data import Data
 from tenure.client.databases import Databases
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
@@ -135,6 +136,7 @@ class Agent(views.AgentView):
         super().__init__(name, info)
         self._transport = transport
         self.objects = Objects(transport, name)
+        self.data = Data(transport, data_calls.of_agent(name))
         self.snapshots = Snapshots(transport, name)
         self.loads = Loads(transport, name)
 
@@ -286,11 +288,21 @@ class Agent(views.AgentView):
         request = views.exec_request(command, env=env, cwd=cwd, user=user, stdin=stdin, timeout_s=timeout_s)
         return self._transport.send(calls.execute(self.name, request))
 
-    def sql(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> wire.SqlResult:
-        """Runs statements in the office's database in one transaction; with `key` at most once, ever. Raises
-        `DatabaseError`."""
+    def sql(
+        self,
+        statement: str,
+        *,
+        key: str | None = None,
+        rows_max: int = 1000,
+        read_only: bool = False,
+        timeout_s: float = wire.STATEMENT_TIMEOUT_S_MAX,
+    ) -> wire.SqlResult:
+        """Runs statements in the office's database in one transaction; with `key` at most once, ever; `read_only` refuses
+        what would write. Raises `DatabaseError`, `CommandTimeout`."""
         with views.refusing():
-            request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
+            request = wire.SqlRequest(
+                statement=statement, key=key, rows_max=rows_max, read_only=read_only, timeout_s=timeout_s
+            )
         return self._transport.send(calls.sql(self.name, request))
 
     def sql_csv(self, statement: str) -> Iterator[bytes]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenure import wire
-from tenure.client import calls, key_calls, offices, views
+from tenure.client import calls, data_calls, key_calls, offices, views
 from tenure.client.access_keys import AsyncAccessKeys, address_wanted
 from tenure.client.buckets import AsyncBuckets
 from tenure.client.calls import Call
 from tenure.client.connections import AsyncConnections
+from tenure.client.data import AsyncData
 from tenure.client.databases import AsyncDatabases
 from tenure.client.endpoint import Endpoint
 from tenure.client.events import RETRY_S, EventDecoder, Patience, poll_waits_s
@@ -132,6 +133,7 @@ class AsyncAgent(views.AgentView):
         super().__init__(name, info)
         self._transport = transport
         self.objects = AsyncObjects(transport, name)
+        self.data = AsyncData(transport, data_calls.of_agent(name))
         self.snapshots = AsyncSnapshots(transport, name)
         self.loads = AsyncLoads(transport, name)
 
@@ -269,9 +271,19 @@ class AsyncAgent(views.AgentView):
         request = views.exec_request(command, env=env, cwd=cwd, user=user, stdin=stdin, timeout_s=timeout_s)
         return await self._transport.send(calls.execute(self.name, request))
 
-    async def sql(self, statement: str, *, key: str | None = None, rows_max: int = 1000) -> wire.SqlResult:
+    async def sql(
+        self,
+        statement: str,
+        *,
+        key: str | None = None,
+        rows_max: int = 1000,
+        read_only: bool = False,
+        timeout_s: float = wire.STATEMENT_TIMEOUT_S_MAX,
+    ) -> wire.SqlResult:
         with views.refusing():
-            request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max)
+            request = wire.SqlRequest(
+                statement=statement, key=key, rows_max=rows_max, read_only=read_only, timeout_s=timeout_s
+            )
         return await self._transport.send(calls.sql(self.name, request))
 
     async def sql_csv(self, statement: str) -> AsyncIterator[bytes]:

@@ -8,13 +8,14 @@ only when it never left this process. A door that does not answer is not tried a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
 from tenure import wire
-from tenure.client import calls, open_program, trigger_calls
+from tenure.client import calls, data_calls, open_program, trigger_calls
 from tenure.client.attach import AttachRequest
 from tenure.client.calls import Call
 from tenure.client.endpoint import Endpoint
@@ -104,6 +105,12 @@ class HttpHands(Hands):
         request = wire.SqlRequest(statement=statement, key=key, rows_max=rows_max, read_only=read_only)
         found = await self._send(calls.sql(agent, request))
         return SqlResult(found.columns, found.rows, found.status, found.truncated, found.repeated)
+
+    async def ask_data(
+        self, agent: str, question: str, arguments: Mapping[str, JsonValue], *, key: str | None = None
+    ) -> dict[str, Any]:
+        call = data_calls.question(data_calls.of_agent(agent), question, arguments, key)
+        return (await self._send(call)).model_dump(mode="json")
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         request = wire.ObjectFromFileRequest(path=path, bucket=bucket, name=name, key=key)

@@ -40,6 +40,8 @@ OFFICE_PARAMETERS = TINY | {
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
     "client_connection_check_interval": "5s",
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.max": "1000",
     # After a crash the next connection starts it, through us: on a full disk it would crash again and again by itself.
     "restart_after_crash": "off",
 }
@@ -50,6 +52,11 @@ SESSION_PARAMETERS = {
     "IntervalStyle": "postgres",
     "bytea_output": "hex",
 }
+
+
+def extensions_of(tree: PostgresTree) -> dict[str, str]:
+    """The parameter that lets a database's owner add what `tenure.postgres.extensions` offers, and nothing else."""
+    return {"extension_control_path": str(tree.offered)}
 
 
 class OfficeServer:
@@ -81,15 +88,15 @@ class OfficeServer:
         self._starting: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._role, self._database = role, database
-        # Not from `ensure_tree`, which may copy: that happens at the start.
+        tree = PostgresTree(settings.postgres_tree)  # not from `ensure_tree`, which may copy: that happens at the start
         self.cluster = cluster or Cluster(
-            tree=PostgresTree(settings.postgres_tree),
+            tree=tree,
             data_dir=volume / "postgres",
             socket_dir=settings.run_dir / "pg" / agent,
             log_file=settings.logs_dir / f"{agent}-postgresql.log",
             uid=uid,
             gid=uid,
-            parameters=OFFICE_PARAMETERS,
+            parameters=OFFICE_PARAMETERS | extensions_of(tree),
             confinement=Confinement(name=f"{uid}-{hashlib.sha256(str(volume).encode()).hexdigest()[:12]}"),
         )
 

@@ -85,3 +85,55 @@ def _comment_end(text: str, at: int) -> int:
         depth += 1 if edge.group() == "/*" else -1
         at = edge.end()
     return at
+
+
+def flaw_of_part(text: str) -> str | None:
+    """Why `text` cannot stand in brackets inside a statement, such as a condition after WHERE, without getting out of its place;
+    None when it can. What has a ';' outside of its strings, brackets that do not match, or a string, name or comment without an
+    end cannot."""
+    open_brackets: list[str] = []
+    at = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        assert token is not None, "every character is at least `other`"
+        at, kind, word = token.end(), token.lastgroup, token.group()
+        if kind == "comment":
+            at = _comment_end(text, at)
+            if not text.endswith("*/", 0, at):
+                return "it has a comment without an end"
+        elif kind == "dollar":
+            end = text.find(word, at)
+            if end < 0:
+                return "it has a text without an end"
+            at = end + len(word)
+        elif kind == "semicolon":
+            return "it has a ';' in it"
+        elif kind in ("string", "escaped", "quoted") and not _is_closed(word):
+            return "it has a text or name without an end"
+        elif kind == "other" and (flaw := _bracket(word, open_brackets)):
+            return flaw
+    return f"it has a {open_brackets[-1]!r} that nothing closes" if open_brackets else None
+
+
+_CLOSES = {")": "(", "]": "["}
+
+
+def _bracket(character: str, open_brackets: list[str]) -> str | None:
+    if character in _CLOSES.values():
+        open_brackets.append(character)
+    elif character in _CLOSES and (not open_brackets or open_brackets.pop() != _CLOSES[character]):
+        return f"it has a {character!r} that closes nothing"
+    return None
+
+
+def _is_closed(token: str) -> bool:
+    """Of a string or quoted name as `_TOKEN` takes it: it stops early only at the end of the text."""
+    mark = token.lstrip("eE")[0]
+    body = token[token.index(mark) + 1 :]
+    if not body.endswith(mark):
+        return False
+    if token[0] in "eE":
+        body = re.sub(r"\\.", "", body, flags=re.DOTALL)
+        if not body.endswith(mark):
+            return False
+    return (len(body) - len(body.rstrip(mark))) % 2 == 1

@@ -109,9 +109,9 @@ SELECT n.nspname, c.relname, c.relkind,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
     AND n.nspname <> 'information_schema' AND left(n.nspname, 3) <> 'pg_'
-    AND (n.nspname, c.relname) <> ('tenure', 'effects')
+    AND n.nspname NOT IN ('tenure', 'search')
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C" LIMIT {TABLES_MAX}"""
-"""What tables there are, without the one that Tenure keeps itself. Reads the system's own tables only."""
+"""What tables there are, without those that Tenure keeps itself. Reads the system's own tables only."""
 
 
 def read_catalog(result: Result) -> list[Table]:

@@ -41,6 +41,7 @@ PARAMETERS = OFFICE_PARAMETERS | {
     "synchronous_commit": "off",
     "autovacuum": "off",
     "event_triggers": "off",
+    "shared_preload_libraries": "",
     "synchronize_seqscans": "off",  # rows come in the order in which they lie, so that equal tables read the same
     "constraint_exclusion": "off",
     "work_mem": "48MB",

@@ -206,7 +206,10 @@ class Connection:
     def _send(self, text: str) -> None:
         if "\0" in text:
             raise DatabaseError("A statement cannot hold a zero byte.")
-        data = wire.query(text)
+        try:
+            data = wire.query(text)
+        except UnicodeEncodeError:
+            raise DatabaseError("A statement must be valid Unicode.") from None
         if len(data) > STATEMENT_BYTES_MAX:
             raise TooLarge(
                 f"The statement has {len(data)} bytes; the limit is {STATEMENT_BYTES_MAX}.",

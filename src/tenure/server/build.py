@@ -23,6 +23,7 @@ from tenure.data.ingestion.pipelines import Pipelines
 from tenure.data.ingestion.record import Target
 from tenure.data.ingestion.spool import Spool
 from tenure.data.ingestion.store import LoadStore
+from tenure.data.query.search.models import Models
 from tenure.data.s3.access_keys import AccessKeys
 from tenure.data.s3.app import s3_app
 from tenure.data.s3.clients import OFFICE_ENVIRONMENT as S3_ENVIRONMENT
@@ -186,6 +187,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             load_store, Spool(settings), Parsers(), sources, lambda target: _sessions(offices, databases, target)
         )
         pipelines = Pipelines(PipelineStore(database), load_store, loads, sources)
+        models = Models.of(settings)
         keys, host_key = SshKeyStore(database), await asyncio.to_thread(ensure_host_key, settings)
         ssh = SshGateway(offices, keys, host_key)
         brains = Brains(store)
@@ -210,6 +212,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             loads=loads,
             pipelines=pipelines,
             connections=connections,
+            models=models,
             database="embedded" if settings.database_url is None else "TENURE_DATABASE_URL",
             worker_pids=ground.worker_pids,
         )
@@ -264,6 +267,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             await exports.close()
             await offices.close()
             await databases.close()
+            await models.close()
 
 
 async def _access_keys(ground: Ground, database: ControlDatabase, store: OfficeStore) -> AccessKeys:

@@ -6,12 +6,13 @@ nothing in another office: every call passes `authorize`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
 from pydantic import JsonValue
 
 from tenure import wire
+from tenure.data.query.plane import DataPlane
 from tenure.errors import Conflict, Forbidden, NotFound
 from tenure.identity.authorize import Principal, Resource, authorize
 from tenure.names import check_bucket, check_name
@@ -20,6 +21,7 @@ from tenure.server.api.inbox import OFFICE_KEYS, check_from_office
 from tenure.server.api.objects import FILE_BYTES_MAX
 from tenure.server.api.runs import chosen_brain
 from tenure.server.checks import check_command, check_id, check_path, check_text
+from tenure.server.data_questions import ask
 from tenure.server.services import OfficeDatabase, Services
 from tenure.triggers.schedules import shown
 from tenure.work.hands import (
@@ -71,6 +73,12 @@ class OfficeHands(Hands):
         check_text("statement", statement)
         database: OfficeDatabase = await self._offices.database(self._check(agent, "database"))
         return await database.execute(statement, key=key, rows_max=rows_max, read_only=read_only)
+
+    async def ask_data(
+        self, agent: str, question: str, arguments: Mapping[str, JsonValue], *, key: str | None = None
+    ) -> dict[str, Any]:
+        source = await self._offices.database(self._check(agent, "database"))
+        return await ask(DataPlane(source, self._has.models, str(self._principal)), question, arguments, key=key)
 
     async def read_file(self, agent: str, path: str, *, bytes_max: int = 65536) -> bytes | None:
         try:

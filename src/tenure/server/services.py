@@ -21,6 +21,7 @@ from tenure import wire
 from tenure.data.connections.targets import Target as ConnectionTarget
 from tenure.data.ingestion.pipeline import PipelineRecord
 from tenure.data.ingestion.record import LoadRecord, Target, Wanted
+from tenure.data.query.search.models import Models
 from tenure.data.s3.access_keys import AccessKeys
 from tenure.export_keys import Key
 from tenure.identity.authorize import Principal
@@ -125,7 +126,13 @@ class Session(Protocol):
 
 class OfficeDatabase(Protocol):
     async def execute(
-        self, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+        self,
+        statement: str,
+        *,
+        key: str | None = None,
+        rows_max: int = 1000,
+        timeout_s: float = wire.STATEMENT_TIMEOUT_S_MAX,
+        read_only: bool = False,
     ) -> SqlResult:
         """See `tenure.work.hands.Hands.sql`."""
         ...
@@ -502,6 +509,7 @@ class Databases(Protocol):
         agent: str | None = None,
         key: str | None = None,
         rows_max: int = 1000,
+        timeout_s: float = wire.STATEMENT_TIMEOUT_S_MAX,
         read_only: bool = False,
     ) -> SqlResult: ...
     async def csv(self, name: str, statement: str, *, agent: str | None = None) -> AsyncGenerator[bytes]: ...
@@ -765,6 +773,8 @@ class Services:
     connections: Connections
     s3_problem: str = ""
     """Why the S3 API does not listen outside though it should."""
+    models: Models = field(default_factory=Models)
+    """What search in databases is done with."""
     database: str = "embedded"
     """Where the control database is, for `tenure status`: never a password."""
     worker_pids: Callable[[], list[int]] = field(default=_no_workers)

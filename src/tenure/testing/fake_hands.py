@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pydantic import JsonValue
 
 from tenure.errors import AlreadyExists, DatabaseError, DoorClosed, InvalidArgument, NotFound, SandboxDead
 from tenure.names import check_bucket, check_name
+from tenure.testing.fake_data import fake_answer
 from tenure.testing.fake_program import FakeProgram, open_fake_program
 from tenure.testing.fake_signals import FileSignals, SignalServer
 from tenure.work.hands import (
@@ -223,6 +225,11 @@ class FakeHands(Hands):
                 connection.execute("insert into tenure_keys values (?, ?)", (key, stored))
             connection.execute("commit")
             return result
+
+    async def ask_data(
+        self, agent: str, question: str, arguments: Mapping[str, JsonValue], *, key: str | None = None
+    ) -> dict[str, Any]:
+        return await fake_answer(self, agent, question, arguments, key)
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         office = self._reach(agent)

@@ -45,9 +45,15 @@ class FakeDatabase:
         self._by_key: dict[str, SqlResult] = {}
 
     async def execute(
-        self, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+        self,
+        statement: str,
+        *,
+        key: str | None = None,
+        rows_max: int = 1000,
+        timeout_s: float = 600.0,
+        read_only: bool = False,
     ) -> SqlResult:
-        del read_only  # it has nothing to write to
+        del read_only, timeout_s  # it has nothing to write to, and is quick
         if key is not None and key in self._by_key:
             return replace(self._by_key[key], repeated=True)
         word, _, number = statement.strip().partition(" ")

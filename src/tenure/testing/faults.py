@@ -6,7 +6,7 @@ Kinds of faults that real offices have: the call never arrived (`before=True`: n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -97,6 +97,11 @@ class FaultyHands(Hands):
             return self.hands.sql(agent, statement, key=key, rows_max=rows_max, read_only=read_only)
 
         return await self._call("sql", key or "", ask)
+
+    async def ask_data(
+        self, agent: str, question: str, arguments: Mapping[str, JsonValue], *, key: str | None = None
+    ) -> dict[str, Any]:
+        return await self._call("ask_data", key or "", lambda: self.hands.ask_data(agent, question, arguments, key=key))
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         return await self._call("put_object", key, lambda: self.hands.put_object(agent, path, bucket, name, key=key))

@@ -212,6 +212,34 @@ async def c22_sql_all_or_nothing(hands: Hands, agent: str) -> None:
     assert mended.repeated is False, mended
 
 
+async def c24_questions_about_data(hands: Hands, agent: str) -> None:
+    """`ask_data` describes, samples and profiles a table, keeps a query's rows by name, once per key, and searches text; what is
+    not there raises `NotFound`, what is no question `UsageError`."""
+    table, result = f"conformance_{secrets.token_hex(4)}", f"kept_{secrets.token_hex(4)}"
+    await hands.sql(agent, f"create table {table} (id integer primary key, words text)")
+    await hands.sql(agent, f"insert into {table} values (1, 'a late invoice'), (2, 'a red apple'), (3, null)")
+    found = await hands.ask_data(agent, "describe", {"table": table})
+    (described,) = found["tables"]
+    assert [column["name"] for column in described["columns"]] == ["id", "words"], described
+    assert described["primary_key"] == ["id"], described
+    assert len((await hands.ask_data(agent, "sample", {"table": table, "rows": 2}))["rows"]) == 2
+    profiled = await hands.ask_data(agent, "profile", {"table": table})
+    assert [(column["nulls"], column["distinct"]) for column in profiled["columns"]] == [(0, 3), (1, 2)], profiled
+    key = _key()
+    asked = {"name": result, "query": f"select count(*) as n from {table}"}
+    for _ in range(2):
+        assert (await hands.ask_data(agent, "save_result", asked, key=key))["name"] == result
+        await hands.sql(agent, f"delete from {table} where id = 3")
+    assert (await hands.ask_data(agent, "read_result", {"name": result}))["rows"] == [[3]]
+    assert result in [one["name"] for one in (await hands.ask_data(agent, "list_results", {}))["results"]]
+    await hands.ask_data(agent, "create_index", {"name": table, "table": table, "columns": ["words"]})
+    searched = {"query": "invoice", "index": table, "limit": 1}
+    assert [hit["text"] for hit in (await hands.ask_data(agent, "search", searched))["hits"]] == ["a late invoice"]
+    await _raises(NotFound, hands.ask_data(agent, "describe", {"table": f"{table}_missing"}))
+    await _raises(NotFound, hands.ask_data(agent, "read_result", {"name": f"{result}_missing"}))
+    await _raises(UsageError, hands.ask_data(agent, "no such question", {}))
+
+
 # --- objects, messages, files ----------------------------------------------------------------------------------------------
 async def c30_put_object(hands: Hands, agent: str) -> None:
     """`put_object` copies a file, replaces one of the same name, and raises `NotFound` without the file."""
@@ -552,6 +580,7 @@ CHECKS: tuple[Callable[[Hands, str], Awaitable[None]], ...] = (
     c21_sql_once_per_key,
     c22_sql_all_or_nothing,
     c23_sql_that_only_reads,
+    c24_questions_about_data,
     c30_put_object,
     c31_notify_once,
     c32_read_file,

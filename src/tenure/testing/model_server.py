@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self, cast
 
+from tenure.data.query.search.hashing import vector_of
 from tenure.testing.model_requests import ModelRequestSeen, problems_of
 
 KEY = "sk-loopback-0123456789abcdef"
@@ -127,6 +128,9 @@ class Always:
 Entry = Answer | Callable[[ModelRequestSeen], Answer] | Always
 
 
+EMBEDDING_DIMENSION = 128
+
+
 # --- the server ----------------------------------------------------------------------------------------------------------
 class ModelServer:
     """`script`, or several by what occurs in the user's first words (the longest that fits; "" fits all). With `key`, a request
@@ -142,6 +146,10 @@ class ModelServer:
         self.requests: list[ModelRequestSeen] = []
         self.fired: list[str] = []
         self.problems: list[str] = []
+        self.embedded: list[ModelRequestSeen] = []
+        """Requests for embeddings, which need no script: texts that have words in common are alike."""
+        self.embedding_faults: list[Answer] = []
+        """Answers to the next of those requests, instead."""
 
     def __enter__(self) -> Self:
         server = self
@@ -184,7 +192,10 @@ class ModelServer:
         """What the script says to a request; a refusal for one that should not have come."""
         with self._lock:
             fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-            seen = ModelRequestSeen(len(self.requests), headers, fields)
+            seen = ModelRequestSeen(len(self.requests) + len(self.embedded), headers, fields)
+            if path == "/v1/embeddings":
+                self.embedded.append(seen)
+                return seen, self._embed(seen)
             self.requests.append(seen)
             if path != "/v1/chat/completions":
                 return seen, self._fail(seen, f"there is no {path}", 404)
@@ -204,6 +215,26 @@ class ModelServer:
                 return seen, self._fail(seen, f"the script has no answer to {seen.last[:300]!r}", 400)
             self.fired.append(type(answer).__name__)
             return seen, answer
+
+    def _embed(self, seen: ModelRequestSeen) -> Answer:
+        """As OpenAI does, and as picky: what it would refuse, this does."""
+        if self.embedding_faults:
+            return self.embedding_faults.pop(0)
+        if self._key is not None and seen.headers.get("authorization") != f"Bearer {self._key}":
+            return Refuse(401, "Incorrect API key provided.", "invalid_api_key")
+        texts, model = seen.body.get("input"), seen.body.get("model")
+        if not isinstance(model, str) or not isinstance(texts, list) or not texts or not all(texts):  # pyright: ignore[reportUnknownArgumentType]
+            return Refuse(
+                400, "'input' is a list of texts that are not empty, 'model' a name.", "invalid_request_error"
+            )
+        size = int(seen.body.get("dimensions") or EMBEDDING_DIMENSION)
+        data: list[dict[str, Any]] = []
+        for index, text in enumerate(cast("list[str]", texts)):
+            whole = vector_of(text)
+            folded = [sum(whole[at::size]) for at in range(size)]
+            data.append({"object": "embedding", "index": index, "embedding": [2 * value for value in folded]})
+        body = {"object": "list", "model": model, "data": data[::-1], "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+        return Raw(json.dumps(body).encode(), "application/json")
 
     def _next(self, entries: list[Entry], seen: ModelRequestSeen) -> Answer | None:
         while entries:

@@ -27,6 +27,7 @@ STDIN_BYTES_MAX = 16 * 1024 * 1024
 OUTPUT_BYTES_MAX = 1024 * 1024
 """Per stream, of an `exec` that is answered in one piece; attached commands stream without a limit."""
 STATEMENT_CHARS_MAX = 1024 * 1024
+STATEMENT_TIMEOUT_S_MAX = 600.0
 ROWS_MAX = 100_000
 COMMAND_WAIT_S_MAX = 30.0
 EXEC_TIMEOUT_S_DEFAULT = 600.0
@@ -687,6 +688,8 @@ class SqlRequest(Request):
     rows_max: int = Field(default=1000, ge=0, le=ROWS_MAX)
     read_only: bool = False
     """Refuses what would write; not with a key."""
+    timeout_s: float = Field(default=STATEMENT_TIMEOUT_S_MAX, gt=0, le=STATEMENT_TIMEOUT_S_MAX)
+    """After which the statement is cancelled, and nothing of it has happened."""
 
 
 class CsvRequest(Request):

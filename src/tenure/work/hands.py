@@ -12,6 +12,7 @@ office does not answer, `SandboxError` when it cannot be started. They wake a sl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -230,6 +231,14 @@ class Hands(ABC):
         """Runs statements in the office's database in one transaction. With a `key` the effect happens exactly once: key and
         result are stored in the same transaction. `read_only` (without a key) refuses what would write. Raises
         `DatabaseError`."""
+
+    @abstractmethod
+    async def ask_data(
+        self, agent: str, question: str, arguments: Mapping[str, JsonValue], *, key: str | None = None
+    ) -> dict[str, Any]:
+        """One of the questions of `tenure.wire.data.QUESTIONS` about the office's database, with the arguments of its request;
+        answers as its model says. A `key` is for what is kept: it is kept once. Raises `UsageError`, `NotFound`,
+        `DatabaseError`, `ModelError`."""
 
     @abstractmethod
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
@@ -81,6 +81,11 @@ class PatientHands(Hands):
         return await self._patiently(
             lambda: self._hands.sql(agent, statement, key=key, rows_max=rows_max, read_only=read_only)
         )
+
+    async def ask_data(
+        self, agent: str, question: str, arguments: Mapping[str, JsonValue], *, key: str | None = None
+    ) -> dict[str, Any]:
+        return await self._patiently(lambda: self._hands.ask_data(agent, question, arguments, key=key))
 
     async def put_object(self, agent: str, path: str, bucket: str, name: str, *, key: str) -> dict[str, Any]:
         return await self._patiently(lambda: self._hands.put_object(agent, path, bucket, name, key=key))

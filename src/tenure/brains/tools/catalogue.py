@@ -7,7 +7,20 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from tenure.brains.tools import files, goals, messages, notes, objects, schedules, services, shell, snapshots, sql, web
+from tenure.brains.tools import (
+    data,
+    files,
+    goals,
+    messages,
+    notes,
+    objects,
+    schedules,
+    services,
+    shell,
+    snapshots,
+    sql,
+    web,
+)
 from tenure.brains.tools.tool import Call, Refused, Tool, failed
 from tenure.brains.tools.words import NOT_PLAIN, cut, is_plain, told, unknown_tool, wrong_arguments
 from tenure.errors import LeaseLost, TenureError, Unauthenticated
@@ -23,6 +36,7 @@ CATALOGUE: tuple[Tool[Any], ...] = (
     *services.TOOLS,
     *files.TOOLS,
     *sql.TOOLS,
+    *data.TOOLS,
     *objects.TOOLS,
     *web.TOOLS,
     *messages.TOOLS,

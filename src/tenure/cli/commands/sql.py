@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tenure.cli import output
 from tenure.cli.command import OFFICE, command
-from tenure.cli.commands.agents import AgentName
 from tenure.cli.session import Session
-from tenure.errors import DatabaseError, InvalidArgument, ServerUnreachable
+from tenure.cli.target import PREFIX, Target, asked
+from tenure.errors import DatabaseError, InvalidArgument, NotFound, ServerUnreachable, TooLarge
 
 if TYPE_CHECKING:
     from tenure import wire
@@ -25,39 +27,83 @@ _QUERY = re.compile(r"(?:\s|--[^\n]*\n|\()*(?:select|values|table|with)\b", re.I
 
 def sql(
     session: Session,
-    agent: AgentName,
+    target: Target,
     statement: Annotated[
         str | None, typer.Argument(metavar="[STATEMENT]", show_default=False, help="Without: psql, on this terminal.")
     ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="Statements in a file here; - is stdin.")
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, with a line of headers.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse what would change something.")] = False,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, max=600, metavar="SECONDS", help="Cancel it after so long.")
+    ] = 600.0,
     rows_max: Annotated[
-        int, typer.Option("--rows-max", min=1, max=ROWS_MAX, help="Rows at most, in a table and in JSON.")
+        int, typer.Option("--limit", "--rows-max", min=1, max=ROWS_MAX, help="Rows at most, in a table and in JSON.")
     ] = ROWS_MAX,
 ) -> int:
-    """Run SQL in an office's own database, in one transaction.
+    """Run SQL in an agent's own database, or in a shared one, in one transaction.
 
     Without a statement: psql, on this terminal or reading stdin. With --csv the rows of a query are streamed: any number
     of them."""
     if csv and session.json:
         raise InvalidArgument("--csv and --json exclude each other.")
+    if file is not None:
+        if statement is not None:
+            raise InvalidArgument("Give a statement or --file, not both.")
+        statement = _read(file)
     if statement is None:
-        return _psql(session, agent, csv)
+        if read_only:
+            raise InvalidArgument("--read-only needs a statement.", hint="In psql: BEGIN READ ONLY;")
+        return _psql(session, target, csv)
     if not statement.strip():
         raise InvalidArgument("The statement is empty.")
-    if csv and is_one_query(statement):
-        _stream_csv(session, agent, statement)
+    if csv and is_one_query(statement) and not read_only and timeout_s == 600.0:
+        asked(session, target, lambda of: _stream_csv(session, of, statement))
         return 0
-    found = session.tenure.agents(agent).sql(statement, rows_max=rows_max)
+    found = asked(
+        session,
+        target,
+        lambda of: _run(session, of, statement, rows_max=rows_max, read_only=read_only, timeout_s=timeout_s),
+    )
     if session.json:
         output.print_json(found)
     elif csv:
         _print_csv(found)
     else:
-        _print_rows(found)
+        print_rows(found)
     if found.truncated:
-        hint = "all of them come with --csv" if is_one_query(statement) else "see --rows-max"
+        hint = "all of them come with --csv" if is_one_query(statement) else "see --limit"
         output.warn(f"only the first {len(found.rows)} rows are shown; {hint}")
     return 0
+
+
+def _read(file: str) -> str:
+    from tenure import wire
+
+    path = Path(file)
+    if file != "-" and not path.is_file():
+        raise NotFound(f"There is no file {path}.")
+    with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else path.open("rb") as opened:
+        data = opened.read(4 * wire.STATEMENT_CHARS_MAX + 1)
+    text = data.decode("utf-8", "replace")
+    if len(text) > wire.STATEMENT_CHARS_MAX:
+        raise TooLarge(
+            f"The statements have more than {wire.STATEMENT_CHARS_MAX} characters.",
+            hint="tenure sql AGENT < FILE is psql.",
+        )
+    return text
+
+
+def _run(session: Session, of: str, statement: str, **how: Any) -> wire.SqlResult:
+    from tenure import wire
+    from tenure.client import data_calls
+    from tenure.client.views import refusing
+
+    with refusing():
+        request = wire.SqlRequest(statement=statement, **how)
+    return session.tenure.transport.send(data_calls.sql(of, request))
 
 
 def is_one_query(statement: str) -> bool:
@@ -65,12 +111,19 @@ def is_one_query(statement: str) -> bool:
     return _QUERY.match(statement) is not None and ";" not in statement.strip().rstrip(";")
 
 
-def _stream_csv(session: Session, agent: str, statement: str) -> None:
+def _stream_csv(session: Session, of: str, statement: str) -> None:
+    from tenure import wire
+    from tenure.client import data_calls
+    from tenure.client.views import refusing
+
     sent_bytes = 0
+    with refusing():
+        request = wire.CsvRequest(statement=statement)
     try:
-        for piece in session.tenure.agents(agent).sql_csv(statement):
-            sys.stdout.buffer.write(piece)
-            sent_bytes += len(piece)
+        with session.tenure.transport.stream(data_calls.sql_csv(of, request)) as response:
+            for piece in response.iter_bytes():
+                sys.stdout.buffer.write(piece)
+                sent_bytes += len(piece)
         sys.stdout.buffer.flush()
     except ServerUnreachable as error:
         if not sent_bytes:
@@ -87,6 +140,11 @@ def _psql(session: Session, agent: str, csv: bool) -> int:
 
     if session.json:
         raise InvalidArgument("--json needs a statement.", hint='tenure sql AGENT "select 1" --json')
+    if agent.startswith(PREFIX):
+        raise InvalidArgument(
+            "psql runs in an office.",
+            hint=f'tenure sql {agent} "select 1"; or psql in an office that it was granted to.',
+        )
     request = AttachRequest(argv=["psql", "--csv"] if csv else ["psql"])
     if output.is_terminal(sys.stdin) and output.is_terminal(sys.stdout):
         return attach_terminal(session, agent, request)
@@ -113,7 +171,7 @@ def _print_csv(found: wire.SqlResult) -> None:
         writer.writerows([_text(value) for value in row] for row in found.rows)
 
 
-def _print_rows(found: wire.SqlResult) -> None:
+def print_rows(found: wire.SqlResult) -> None:
     if not found.columns:
         print(found.status)
         return

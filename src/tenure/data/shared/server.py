@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from tenure.data.office_server import OFFICE_PARAMETERS, OfficeServer
+from tenure.data.office_server import OFFICE_PARAMETERS, OfficeServer, extensions_of
 from tenure.data.shared.models import AGENTS_CONNECTIONS_MAX, DatabaseRecord
 from tenure.data.shared.roles import Cluster as Roles
 from tenure.data.shared.roles import RoleWanted, applied, digest_of
@@ -78,13 +78,13 @@ class SharedServer(OfficeServer):
             record.uid,
             grant_room,
             cluster=Cluster(
-                tree=PostgresTree(settings.postgres_tree),
+                tree=(tree := PostgresTree(settings.postgres_tree)),
                 data_dir=volume / "postgres",
                 socket_dir=settings.run_dir / "pg" / f"{record.name}.db",  # no agent has a dot in its name
                 log_file=settings.logs_dir / f"{record.name}.db-postgresql.log",
                 uid=record.uid,
                 gid=record.uid,
-                parameters=parameters(volume, archives=record.backup is not None),
+                parameters=parameters(volume, archives=record.backup is not None) | extensions_of(tree),
                 confinement=Confinement(
                     name=f"{record.uid}-{hashlib.sha256(str(volume).encode()).hexdigest()[:12]}",
                     memory_bytes_max=MEMORY_BYTES_MAX,
@@ -103,7 +103,7 @@ class SharedServer(OfficeServer):
 
     def set_parameters(self, wanted: Mapping[str, str]) -> None:
         """From its next start on."""
-        self.cluster = dataclasses.replace(self.cluster, parameters=dict(wanted))
+        self.cluster = dataclasses.replace(self.cluster, parameters=dict(wanted) | extensions_of(self.cluster.tree))
 
     async def connect(self, timeout_s: float, role: str | None = None) -> Connection:
         if not self.is_open:

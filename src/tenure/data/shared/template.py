@@ -20,7 +20,8 @@ from psycopg.conninfo import make_conninfo
 
 from tenure.offices.volumes.base import VolumeDriver
 from tenure.postgres.cluster import SUPERUSER, Cluster
-from tenure.postgres.template import EXTENSIONS, TEMPLATE_UID
+from tenure.postgres.extensions import MADE_READY
+from tenure.postgres.template import TEMPLATE_UID
 from tenure.postgres.tree import ensure_tree
 from tenure.settings import Settings
 
@@ -94,7 +95,7 @@ async def ensure_template(settings: Settings, volumes: VolumeDriver) -> Path:
     """A volume with the template cluster as `postgres/`, made when there is none of this version: takes about 2 s once. One
     caller at a time. Raises `SetupError`, `DiskFull`, `InternalError`."""
     tree = ensure_tree(settings)
-    key = hashlib.sha256(f"{tree.version} {VERSION} {EXTENSIONS} {_ROLES} {_PRIVILEGES}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{tree.version} {VERSION} {MADE_READY} {_ROLES} {_PRIVILEGES}".encode()).hexdigest()[:12]
     template = settings.shared_dir / ".templates" / key
     if await volumes.exists(template):
         return template
@@ -132,7 +133,7 @@ async def _fill(cluster: Cluster) -> None:
         for statement in _ROLES.split(";\n"):
             await connection.execute(statement.encode())
     async with await psycopg.AsyncConnection.connect(dsn(DATABASE), autocommit=True) as connection:
-        for extension in EXTENSIONS:
+        for extension in MADE_READY:
             await connection.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(extension)))
         await connection.execute(_PRIVILEGES.encode())
         await connection.execute("VACUUM ANALYZE")

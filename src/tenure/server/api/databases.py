@@ -85,9 +85,10 @@ async def database_sql(
     work = has.databases.execute(
         name,
         body.statement,
-        agent=_acting(caller, agent),
+        agent=acting(caller, agent),
         key=key,
         rows_max=body.rows_max,
+        timeout_s=body.timeout_s,
         read_only=body.read_only,
     )
     return await work if key is not None else await while_wanted(request, work)
@@ -104,10 +105,10 @@ async def database_csv(
 ) -> StreamingResponse:
     """All rows of one query as CSV with a line of headers, streamed."""
     check_text("statement", body.statement)
-    return await csv_answer(request, has.databases.csv(name, body.statement, agent=_acting(caller, agent)))
+    return await csv_answer(request, has.databases.csv(name, body.statement, agent=acting(caller, agent)))
 
 
-def _acting(caller: Principal, agent: str | None) -> str | None:
+def acting(caller: Principal, agent: str | None) -> str | None:
     """As which agent a statement runs; None: as the owner."""
     if caller.kind is PrincipalKind.OFFICE:
         if agent not in (None, caller.name):

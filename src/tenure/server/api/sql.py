@@ -31,7 +31,9 @@ async def sql(name: AgentName, body: wire.SqlRequest, request: Request, has: Has
     check_text("statement", body.statement)
     key = check_text("key", body.key) if body.key is not None else None
     database = await has.offices.database(name)
-    work = database.execute(body.statement, key=key, rows_max=body.rows_max, read_only=body.read_only)
+    work = database.execute(
+        body.statement, key=key, rows_max=body.rows_max, timeout_s=body.timeout_s, read_only=body.read_only
+    )
     return await work if key is not None else await while_wanted(request, work)
 
 

@@ -1,0 +1,1 @@
+"""Search over text columns: by meaning (pgvector) and by words together, in the database that holds the text."""
