@@ -22,6 +22,7 @@ import durable
 from figures import Figure, in_turns, timed
 from floor import BareRunsc
 from rest import RestBenchmarks
+from sql import SqlBenchmarks
 from tenure import Tenure
 from tenure.client import Agent
 from tenure.server import daemon
@@ -30,6 +31,7 @@ from tenure.setup import current_image, install
 
 ROUNDS = {"create": 8, "wake": 8, "exec": 40, "sql": 2000, "steps": 100}
 OF_REST = ("hibernated", "paused", "fork", "sleepers", "awake")
+OF_SQL = ("pgbench", "waking", "databases")
 DURABLE = "durable"
 STEPS_RUN_WAIT_S = 300.0
 
@@ -137,9 +139,9 @@ class Benchmarks:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", choices=[*ROUNDS, *OF_REST, DURABLE, []], help="which (all when none is named)"
+        "names", nargs="*", choices=[*ROUNDS, *OF_REST, *OF_SQL, DURABLE, []], help="which (all when none is named)"
     )
-    names = parser.parse_args().names or [*ROUNDS, *OF_REST, DURABLE]
+    names = parser.parse_args().names or [*ROUNDS, *OF_REST, *OF_SQL, DURABLE]
     console = Console()
     results = Results(console)
     if offices := [name for name in names if name != DURABLE]:
@@ -164,8 +166,10 @@ def measure_offices(names: list[str], console: Console, results: Results) -> Non
                 Benchmarks(tenure, settings, floor),
                 RestBenchmarks(tenure, settings, floor, progress.console.print),
             )
+            of_sql = SqlBenchmarks(tenure, settings)
             for name in progress.track(names, description="measuring"):
-                for figure in getattr(of_rest, name)() if name in OF_REST else [getattr(benchmarks, name)()]:
+                several = of_rest if name in OF_REST else of_sql if name in OF_SQL else None
+                for figure in getattr(several, name)() if several else [getattr(benchmarks, name)()]:
                     results.add(figure)
         floor.close()
     if not was_running:
