@@ -35,7 +35,7 @@ ORDER_BYTES_MAX = 16 * 1024 * 1024
 WRITE_BYTES = 1024 * 1024
 TELL_EVERY_S = 0.25
 NAME_OF_FILE = "file"
-ENCODINGS = ("utf_8", "utf_8_sig", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "cp1252", "latin_1", "ascii")
+ENCODINGS = ("utf_8", "utf_8_sig", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "cp1252", "latin_1", "ascii", "cp437")
 _ROOM = "tenure.data.ingestion"
 
 

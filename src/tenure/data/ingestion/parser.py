@@ -100,13 +100,10 @@ class Parsers:
                 yield process, told
             finally:
                 if process is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
+                    await _end(process)
                     if told is not None:
                         told.cancel()
                         await asyncio.gather(told, return_exceptions=True)
-                    process._transport.close()  # type: ignore[attr-defined] # pyright: ignore
-                    await process.wait()
                 await asyncio.to_thread(_tear_down, confinement)
                 self._free.append(slot)
 
@@ -125,6 +122,15 @@ class Parsers:
         (directory / "file").chmod(0o400)
         procs = tuple(str(path / "cgroup.procs") for path in make_cgroups(confinement))
         return Jail(uid, str(directory), procs)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kills it if it runs, and takes what is left of it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    assert process.stdout is not None
+    await process.stdout.read()  # ends with the process: else its pipe would stay open
+    await process.wait()
 
 
 async def _start(directory: Path, order: dict[str, Any]) -> asyncio.subprocess.Process:

@@ -32,6 +32,8 @@ SAMPLE_ROWS = 20_000
 SAMPLE_CHARS = 2 * 1024 * 1024
 SHARE_VALUES_MIN = 200
 """So many values must there be before some of them may be taken for mistakes."""
+EVEN_SHARE_MIN = 0.9
+"""Of rows with the same number of values, for a character to be taken for the delimiter."""
 _SHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _PARQUET = b"PAR1"
 _DELIMITERS = ",;\t|"
@@ -179,6 +181,12 @@ def _of_delimited(plan: Plan, text: str, hints: Hints, work: Path, *, whole: boo
     if not whole:
         text = text[: text.rfind("\n") + 1] or text
     sniffed = _sniffed(text, plan, hints, work)
+    if not hints.delimiter and plan.format != "tsv" and _columns_of(sniffed) < 2:
+        # One row of another width is enough for it to see a single column.
+        better = _splitting(text, hints.quote or '"')
+        if better is not None:
+            hints = replace(hints, delimiter=better)
+            sniffed = _sniffed(text, plan, hints, work)
     skip = int(sniffed.get("SkipRows") or 0)
     dialect = Dialect(
         hints.delimiter or ("\t" if plan.format == "tsv" else "") or _one(sniffed.get("Delimiter"), ","),
@@ -231,6 +239,24 @@ def _sniffed(text: str, plan: Plan, hints: Hints, work: Path) -> dict[str, Any]:
         engine.close()
         sample.unlink(missing_ok=True)
     return {} if row is None else dict(zip(names, row, strict=True))
+
+
+def _columns_of(sniffed: dict[str, Any]) -> int:
+    return len(sniffed.get("Columns") or ())
+
+
+def _splitting(text: str, quote: str) -> str | None:
+    """The delimiter that makes the same number of values of nearly all rows, and more than one."""
+    best: tuple[float, int, str] | None = None
+    for delimiter in _DELIMITERS:
+        rows = _rows(text, Dialect(delimiter, quote), 0)
+        if not rows:
+            continue
+        (width, count) = Counter(map(len, rows)).most_common(1)[0]
+        found = (count / len(rows), width, delimiter)
+        if width > 1 and found[0] >= EVEN_SHARE_MIN and (best is None or found > best):
+            best = found
+    return None if best is None else best[2]
 
 
 def _literal(text: str) -> str:
