@@ -56,6 +56,7 @@ class Parsers:
             assert process.stdout is not None
             await process.stdout.read()
             found = await told
+            await process.wait()
         if "plan" not in found:
             raise _failed(found, process)
         return plan_from(json.dumps(found["plan"]))
@@ -80,6 +81,7 @@ class Parsers:
                 while piece := await process.stdout.read(PIECE_BYTES):
                     yield piece
                 found.update(await told)
+                await process.wait()
                 if "outcome" not in found:
                     raise _failed(found, process)
 
@@ -126,8 +128,9 @@ class Parsers:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Kills it if it runs, and takes what is left of it."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
     assert process.stdout is not None
     await process.stdout.read()  # ends with the process: else its pipe would stay open
     await process.wait()

@@ -36,7 +36,7 @@ EVEN_SHARE_MIN = 0.9
 """Of rows with the same number of values, for a character to be taken for the delimiter."""
 _SHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _PARQUET = b"PAR1"
-_DELIMITERS = ",;\t|"
+_DELIMITERS = ",;\t| "
 _ENDINGS = {
     "tsv": "tsv",
     "tab": "tsv",
@@ -194,6 +194,11 @@ def _of_delimited(plan: Plan, text: str, hints: Hints, work: Path, *, whole: boo
         "\\" if sniffed.get("Escape") == "\\" else "",
     )
     raw = _rows(text, dialect, skip)
+    if not raw and skip:
+        skip, raw = 0, _rows(text, dialect, 0)
+    if not raw and not hints.delimiter and (better := _splitting(text, dialect.quote)) is not None:
+        dialect = Dialect(better, dialect.quote, dialect.escape)
+        raw = _rows(text, dialect, 0)
     if not raw:
         raise InvalidArgument("There is no row in the file.", hint="There has to be a header, or a row.")
     header = hints.header
