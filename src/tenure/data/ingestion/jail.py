@@ -16,7 +16,8 @@ from typing import Any
 
 UID_FIRST = 208_000
 """Users of parsers, one for each that runs at the same time: no office's, nobody's."""
-MEMORY_BYTES_MAX = 192 * 1024**2
+MEMORY_BYTES_MAX = 128 * 1024**2
+"""For what it reads. What the program itself takes (about 60 MB) it has before it enters its control group."""
 ADDRESS_BYTES_MAX = 4 * 1024**3
 """Where there is no control group, this and the next one bound a parser."""
 DATA_BYTES_MAX = 1024**3
