@@ -242,7 +242,8 @@ async def test_questions_are_listed_and_answered_once(api: Api, endpoint: Endpoi
 
 
 @pytest.mark.parametrize(
-    "noun", ["Tenure", "Agents", "Agent", "Objects", "Snapshots", "Runs", "Run", "Questions", "Inbox", "Schedules"]
+    "noun",
+    ["Tenure", "Agents", "Agent", "Objects", "Snapshots", "Runs", "Run", "Questions", "Inbox", "Schedules", "Webhooks"],
 )
 def test_both_sdks_have_the_same_methods_with_the_same_parameters(noun: str) -> None:
     def shape(cls: type) -> dict[str, list[str]]:

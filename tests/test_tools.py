@@ -191,6 +191,7 @@ async def test_what_reads_changes_nothing(desk: Desk) -> None:
         "note_read": {"name": "n.md"},
         "goal_state": {"run": run_id},
         "schedule_list": {},
+        "webhook_deliveries": {},
     }
     assert reading.keys() == {tool.name for tool in CATALOGUE if tool.reads}
     for tool, arguments in reading.items():

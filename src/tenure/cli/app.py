@@ -33,6 +33,7 @@ from tenure.cli.commands import (
     snapshots,
     sql,
     ssh_keys,
+    webhooks,
 )
 
 ORDER = (
@@ -41,7 +42,7 @@ ORDER = (
     *("exec", "shell", "cp", "sql", "data", "db", "connection", "objects", "bucket", "key"),
     *("ingest", "loads", "pipeline"),
     *("ssh", "ssh-proxy", "ssh-key", "ssh-config", "preview"),
-    *("run", "runs", "questions", "answer", "costs", "schedule", "inbox"),
+    *("run", "runs", "questions", "answer", "costs", "schedule", "webhook", "inbox"),
 )
 """Of the help. By itself Typer puts all groups after all commands."""
 
@@ -105,6 +106,7 @@ for noun in (
     questions,
     costs,
     schedules,
+    webhooks,
     inbox,
     secure_shell,
     ssh_keys,

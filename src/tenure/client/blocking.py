@@ -32,6 +32,7 @@ from tenure.client.ingestion import Loads, Pipelines
 from tenure.client.schedules import Schedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import Transport
+from tenure.client.webhooks import Webhooks
 from tenure.errors import CommandTimeout, ServerUnreachable
 from tenure.export_keys import Key
 from tenure.names import check_name
@@ -54,6 +55,7 @@ class Tenure:
         self.ssh_keys = SshKeys(self.transport)
         self.databases = Databases(self.transport)
         self.schedules = Schedules(self.transport)
+        self.webhooks = Webhooks(self.transport)
         self.access_keys = AccessKeys(self.transport)
         self.loads = Loads(self.transport)
         self.pipelines = Pipelines(self.transport)

@@ -27,6 +27,7 @@ from tenure.client.ingestion import AsyncLoads, AsyncPipelines
 from tenure.client.schedules import AsyncSchedules
 from tenure.client.transfer import Progress, download, ignore, ignore_progress, upload
 from tenure.client.transport import AsyncTransport, Transport
+from tenure.client.webhooks import AsyncWebhooks
 from tenure.errors import CommandTimeout, ServerUnreachable
 from tenure.export_keys import Key
 from tenure.names import check_name
@@ -47,6 +48,7 @@ class AsyncTenure:
         self.ssh_keys = AsyncSshKeys(self.transport)
         self.databases = AsyncDatabases(self.transport)
         self.schedules = AsyncSchedules(self.transport)
+        self.webhooks = AsyncWebhooks(self.transport)
         self.access_keys = AsyncAccessKeys(self.transport)
         self.loads = AsyncLoads(self.transport)
         self.pipelines = AsyncPipelines(self.transport)

@@ -50,3 +50,45 @@ def run_schedule(schedule: str, agent: str | None = None) -> Call[wire.Firing]:
 
 def delete_schedule(schedule: str, agent: str | None = None) -> Call[None]:
     return Call("DELETE", _schedule(schedule), nothing, _of(agent))
+
+
+# --- webhooks ------------------------------------------------------------------------------------------------------------
+def _webhook(webhook: str, *rest: str) -> str:
+    return "/".join(["/v1/webhooks", quote(webhook, safe=""), *(quote(part, safe="") for part in rest)])
+
+
+def create_webhook(request: wire.WebhookRequest) -> Call[wire.Webhook]:
+    check_name(request.name, "webhook")
+    check_name(request.agent)
+    return Call("POST", "/v1/webhooks", parsed(wire.Webhook), body=request, timeout_s=OFFICE_S)
+
+
+def list_webhooks(agent: str | None) -> Call[wire.WebhookList]:
+    return Call("GET", "/v1/webhooks", parsed(wire.WebhookList), _of(agent), repeatable=True)
+
+
+def get_webhook(webhook: str, agent: str | None = None) -> Call[wire.Webhook]:
+    return Call("GET", _webhook(webhook), parsed(wire.Webhook), _of(agent), repeatable=True)
+
+
+def rotate_webhook(webhook: str, agent: str | None, request: wire.WebhookRotateRequest) -> Call[wire.Webhook]:
+    return Call("POST", _webhook(webhook, "rotate"), parsed(wire.Webhook), _of(agent), body=request)
+
+
+def try_webhook(webhook: str, agent: str | None = None) -> Call[wire.WebhookTest]:
+    return Call("POST", _webhook(webhook, "test"), parsed(wire.WebhookTest), _of(agent), timeout_s=OFFICE_S)
+
+
+def delete_webhook(webhook: str, agent: str | None = None) -> Call[None]:
+    return Call("DELETE", _webhook(webhook), nothing, _of(agent))
+
+
+def list_deliveries(webhook: str, agent: str | None = None, limit: int = 50) -> Call[wire.DeliveryList]:
+    params = {**_of(agent), "limit": limit}
+    path = _webhook(webhook, "deliveries")
+    return Call("GET", path, parsed(wire.DeliveryList), params, timeout_s=OFFICE_S, repeatable=True)
+
+
+def get_delivery(webhook: str, delivery: str, agent: str | None = None) -> Call[wire.Delivery]:
+    path = _webhook(webhook, "deliveries", delivery)
+    return Call("GET", path, parsed(wire.Delivery), _of(agent), timeout_s=OFFICE_S, repeatable=True)

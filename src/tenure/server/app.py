@@ -39,6 +39,7 @@ from tenure.server.api import (
     sql,
     ssh,
     ssh_keys,
+    webhooks,
 )
 from tenure.server.failures import Failures
 from tenure.server.gates import CrowdGate, HostGate, IdentityGate, SizeGate
@@ -66,6 +67,7 @@ ROUTERS = (
     questions,
     costs,
     schedules,
+    webhooks,
     signals,
     inbox,
     ssh,

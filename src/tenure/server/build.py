@@ -33,6 +33,11 @@ from tenure.data.s3.shared_store import SharedBucketStore
 from tenure.data.s3.sources import Buckets
 from tenure.data.shared.databases import Databases
 from tenure.data.shared.store import DatabaseStore
+from tenure.data.webhooks.hooks import Webhooks, utc_now
+from tenure.data.webhooks.kept import KeptSecrets
+from tenure.data.webhooks.receiver import Receiver
+from tenure.data.webhooks.spool import Spool
+from tenure.data.webhooks.store import HookStore
 from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
 from tenure.identity.authorize import Principal, PrincipalKind
@@ -66,6 +71,7 @@ from tenure.server import office_files
 from tenure.server.app import create_app
 from tenure.server.brains import Brains
 from tenure.server.chores import Chore, doing
+from tenure.server.gateway.hooks import with_hooks
 from tenure.server.gateway.host_key import ensure_host_key, public_text
 from tenure.server.gateway.keys import SshKeyStore
 from tenure.server.gateway.passes import Passes
@@ -98,6 +104,7 @@ SCHEDULES_EVERY_S = 1.0
 TIDY_EVERY_S = 3600.0
 PIPELINES_EVERY_S = 2.0
 LOADS_EVERY_S = 600.0
+HOOKS_EVERY_S = 2.0
 S3_HOSTS = ("s3",)
 """Names of the object storage in an office."""
 S3_HOSTS_OUTSIDE = ("localhost",)
@@ -192,6 +199,12 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         ssh = SshGateway(offices, keys, host_key)
         brains = Brains(store)
         schedules = Schedules(ScheduleStore(database), Actions(GoalAction(runs, brains)))
+        webhooks = Webhooks(
+            HookStore(database),
+            Receiver(offices.database, await asyncio.to_thread(Spool, settings.home / "webhooks"), leave, utc_now),
+            KeptSecrets(settings.keys_dir / "webhooks"),
+        )
+        offices.on_deleted(webhooks.forget)
         services = Services(
             settings=settings,
             offices=offices,
@@ -205,7 +218,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             signals=SignalStore(database),
             brains=brains,
             databases=databases,
-            triggers=Triggers(schedules),
+            triggers=Triggers(schedules, webhooks),
             buckets=buckets,
             access_keys=access_keys,
             s3_problem=ground.s3_problem,
@@ -238,6 +251,8 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
             Chore("keeping disk limits", LIMITS_EVERY_S, partial(volumes.keep_limits, settings.pool_dir)),
             Chore("exporting by schedule", EXPORTS_EVERY_S, exports.schedules.run_due),
             Chore("putting idle offices to rest", REST_EVERY_S, offices.rest_idle),
+            Chore("bringing in deliveries that wait", HOOKS_EVERY_S, webhooks.receiver.drain),
+            Chore("counting deliveries", HOOKS_EVERY_S, webhooks.count),
             Chore("firing schedules", SCHEDULES_EVERY_S, schedules.run_due),
             Chore("forgetting schedules that are over", TIDY_EVERY_S, schedules.tidy),
             Chore("looking after offices", SUPERVISE_EVERY_S, offices.supervise),
@@ -255,7 +270,7 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
                     app,
                     worker_id,
                     lambda name: release_claims(database, name),
-                    web=with_previews(app, services, ground.tokens),
+                    web=with_previews(with_hooks(app, webhooks), services, ground.tokens),
                     ssh=ssh,
                     s3=s3_app(
                         every_bucket, access_keys.authenticator(), events=parts.object_events, hosts=S3_HOSTS_OUTSIDE

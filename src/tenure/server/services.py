@@ -23,6 +23,7 @@ from tenure.data.ingestion.pipeline import PipelineRecord
 from tenure.data.ingestion.record import LoadRecord, Target, Wanted
 from tenure.data.query.search.models import Models
 from tenure.data.s3.access_keys import AccessKeys
+from tenure.data.webhooks.hooks import Webhooks
 from tenure.export_keys import Key
 from tenure.identity.authorize import Principal
 from tenure.identity.grants import Grant
@@ -747,6 +748,7 @@ class Triggers:
     """What begins work by itself."""
 
     schedules: GoalSchedules
+    webhooks: Webhooks
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pydantic import JsonValue
 
 from tenure.errors import AlreadyExists, DatabaseError, DoorClosed, InvalidArgument, NotFound, SandboxDead
 from tenure.names import check_bucket, check_name
+from tenure.postgres.client import UNDEFINED_TABLE
 from tenure.testing.fake_data import fake_answer
 from tenure.testing.fake_program import FakeProgram, open_fake_program
 from tenure.testing.fake_signals import FileSignals, SignalServer
@@ -218,7 +219,8 @@ class FakeHands(Hands):
                 result = _execute(connection, statement, rows_max)
             except sqlite3.Error as error:
                 connection.execute("rollback")
-                raise DatabaseError(str(error)) from None
+                details = {"sqlstate": UNDEFINED_TABLE} if "no such table" in str(error) else {}
+                raise DatabaseError(str(error), details=details) from None
             if key is not None:
                 kept = {"columns": result.columns, "rows": result.rows, "status": result.status}
                 stored = json.dumps(kept | {"truncated": result.truncated})

@@ -1,12 +1,19 @@
-"""Schedules in memory, for tests of what stands on them. One process."""
+"""Schedules and webhooks in memory, for tests of what stands on them. One process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from tenure.errors import AlreadyExists, NotFound
+from tenure.data.webhooks.delivery import Delivery
+from tenure.data.webhooks.hooks import Webhooks, utc_now
+from tenure.data.webhooks.kept import KeptSecrets
+from tenure.data.webhooks.receiver import Receiver
+from tenure.data.webhooks.spool import Spool
+from tenure.data.webhooks.store import Counts, Hook
+from tenure.errors import AlreadyExists, DiskFull, NotFound
 from tenure.faultpoints import reach
 from tenure.server.services import Triggers
 from tenure.triggers.actions import Actions
@@ -14,6 +21,7 @@ from tenure.triggers.goals import Brains, GoalAction, Runs
 from tenure.triggers.schedule import Firing, FiringState, ScheduleRecord, Taken
 from tenure.triggers.schedules import Schedules
 from tenure.triggers.store import HISTORY_MAX, OVER_KEPT, WAITING_MAX, Message
+from tenure.work.hands import SqlResult
 
 _OPEN = (FiringState.DUE, FiringState.STARTING)
 
@@ -167,4 +175,91 @@ class FakeScheduleStore:
 
 def triggers_of(runs: Runs, brains: Brains) -> Triggers:
     """The services themselves, on rows in memory; goals begin runs in `runs`."""
-    return Triggers(Schedules(FakeScheduleStore(), Actions(GoalAction(runs, brains))))
+    schedules = Schedules(FakeScheduleStore(), Actions(GoalAction(runs, brains)))
+    receiver = Receiver(_FakeDeliveries.of, FakeSpool(), _tell_nobody, utc_now)
+    return Triggers(schedules, Webhooks(FakeHookStore(), receiver, FakeSecrets()))
+
+
+class FakeHookStore:
+    """See `tenure.data.webhooks.store.Hooks`."""
+
+    def __init__(self) -> None:
+        self.hooks: dict[str, Hook] = {}
+
+    async def add(self, hook: Hook) -> None:
+        if any((one.agent, one.name) == (hook.agent, hook.name) for one in self.hooks.values()):
+            raise AlreadyExists(f"{hook.agent} has a webhook {hook.name!r} already.")
+        self.hooks[hook.id] = hook
+
+    async def find(self, wanted: str, agent: str | None = None) -> Sequence[Hook]:
+        return [one for one in await self.list(agent) if wanted in (one.id, one.name)]
+
+    async def list(self, agent: str | None = None) -> Sequence[Hook]:
+        found = [one for one in self.hooks.values() if agent in (None, one.agent)]
+        return sorted(found, key=lambda one: (one.agent, one.name))
+
+    async def delete(self, hook: str) -> bool:
+        return self.hooks.pop(hook, None) is not None
+
+    async def rotated(self, hook: str, address: str, at: datetime) -> None:
+        self.hooks[hook] = replace(self.hooks[hook], address=address, rotated_at=at)
+
+    async def count(self, hook: str, counts: Counts) -> None:
+        if hook in self.hooks:
+            one = self.hooks[hook]
+            self.hooks[hook] = replace(
+                one,
+                received=one.received + counts.received,
+                repeated=one.repeated + counts.repeated,
+                refused=one.refused + counts.refused,
+                last_received_at=counts.last_received_at or one.last_received_at,
+                last_refused_at=counts.last_refused_at or one.last_refused_at,
+                last_refusal=counts.last_refusal or one.last_refusal,
+            )
+
+
+class FakeSecrets(KeptSecrets):
+    """In memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def put(self, name: str, secret: bytes) -> None:
+        self._kept[name] = secret
+
+    def get(self, name: str) -> bytes:
+        if name not in self._kept:
+            raise NotFound("This secret is not kept here.")
+        return self._kept[name]
+
+    def delete(self, name: str) -> None:
+        self._kept.pop(name, None)
+
+
+class FakeSpool(Spool):
+    """Of which nothing waits."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nonexistent"))
+
+    def put(self, delivery: Delivery) -> None:
+        raise DiskFull("There is no disk here.")
+
+
+class _FakeDeliveries:
+    """A database that takes every delivery and shows none."""
+
+    @classmethod
+    async def of(cls, agent: str) -> _FakeDeliveries:
+        del agent
+        return cls()
+
+    async def execute(
+        self, statement: str, *, key: str | None = None, rows_max: int = 1000, read_only: bool = False
+    ) -> SqlResult:
+        del key, rows_max, read_only
+        return SqlResult(["id"], [["dlv_1"]] if "insert into" in statement else [], "")
+
+
+async def _tell_nobody(agent: str, key: str, subject: str, body: str) -> None:
+    del agent, key, subject, body

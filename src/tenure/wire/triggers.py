@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_serializer, model_validator
 
 from tenure.wire import CHECKS_MAX, GOAL_CHARS_MAX, PLAYBOOK_CHARS_MAX, Answer, Request, RunCheck
 
@@ -106,3 +106,82 @@ class Firing(Answer):
 
 class FiringList(Answer):
     firings: list[Firing]
+
+
+# --- webhooks ------------------------------------------------------------------------------------------------------------
+class WebhookRequest(Request):
+    """`POST /v1/webhooks`"""
+
+    name: str
+    agent: str
+    signature: str = Field(default="standard", max_length=120)
+    """standard, github, stripe, slack, shopify, none, or hmac:HEADER:sha1|sha256|sha512:hex|base64."""
+    keep_s: int = Field(default=30 * 86_400, ge=1, le=10**9)
+    """Deliveries that are older are deleted when new ones come."""
+    secret: SecretStr | None = Field(default=None, max_length=1024)
+    """What the sender signs with, where it made that itself. Without, one is made."""
+
+    @field_serializer("secret", when_used="json")
+    def _shown(self, secret: SecretStr | None) -> str | None:
+        return None if secret is None else secret.get_secret_value()
+
+
+class WebhookRotateRequest(Request):
+    secret: SecretStr | None = Field(default=None, max_length=1024)
+    address: bool = False
+    """A new address as well; the old one is nobody's at once."""
+
+    @field_serializer("secret", when_used="json")
+    def _shown(self, secret: SecretStr | None) -> str | None:
+        return None if secret is None else secret.get_secret_value()
+
+
+class Webhook(Answer):
+    id: str
+    name: str
+    agent: str
+    path: str
+    """Of its address, on the server's web port: nobody should know it but who sends."""
+    signature: str
+    keep_s: int
+    created_at: datetime
+    rotated_at: datetime | None = None
+    received: int = 0
+    repeated: int = 0
+    """Of those, how many were known already."""
+    refused: int = 0
+    """Without a good signature; nothing of them was stored."""
+    last_received_at: datetime | None = None
+    last_refused_at: datetime | None = None
+    last_refusal: str = ""
+    waiting: int = 0
+    """Deliveries for the agent that wait on the server's disk for its database."""
+    secret: str | None = None
+    """Only in the answer that made it."""
+
+
+class WebhookList(Answer):
+    webhooks: list[Webhook]
+
+
+class WebhookTest(Answer):
+    outcome: Literal["stored", "repeated", "spooled", "refused", "full"]
+
+
+class Delivery(Answer):
+    id: str
+    hook: str
+    received_at: datetime
+    size_bytes: int
+    content_type: str | None = None
+    signature: str
+    """`valid`, or `none` when the webhook asks for none."""
+    dedupe: str | None = None
+    """What the sender calls it."""
+    headers: dict[str, Any] | None = None
+    body: str | None = None
+    """In base64. Lists have neither headers nor bodies."""
+
+
+class DeliveryList(Answer):
+    deliveries: list[Delivery]

@@ -20,6 +20,7 @@ from tenure.brains.tools import (
     snapshots,
     sql,
     web,
+    webhooks,
 )
 from tenure.brains.tools.tool import Call, Refused, Tool, failed
 from tenure.brains.tools.words import NOT_PLAIN, cut, is_plain, told, unknown_tool, wrong_arguments
@@ -44,6 +45,7 @@ CATALOGUE: tuple[Tool[Any], ...] = (
     *notes.TOOLS,
     *goals.TOOLS,
     *schedules.TOOLS,
+    *webhooks.TOOLS,
 )
 
 

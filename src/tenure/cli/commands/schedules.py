@@ -109,7 +109,7 @@ def create(
         output.print_json(made)
         return
     print(made.id)
-    output.note(f"{name} is due {_when(made)}; next at {_time(made.next_at)}.")
+    output.note(f"{name} is due {_when(made)}; next at {time_of(made.next_at)}.")
 
 
 def moment_of(text: str) -> datetime:
@@ -139,7 +139,7 @@ def list_schedules(
     output.print_table(
         ("ID", "NAME", "AGENT", "WHEN", "STATE", "NEXT", "WHAT"),
         [
-            (one.id, one.name, one.agent, _when(one), one.state, _time(one.next_at), _what(one)[:GOAL_CHARS_SHOWN])
+            (one.id, one.name, one.agent, _when(one), one.state, time_of(one.next_at), _what(one)[:GOAL_CHARS_SHOWN])
             for one in found
         ],
     )
@@ -157,7 +157,7 @@ def show(session: Session, schedule: ScheduleName, agent: OfAgent = None) -> Non
     if firings:
         print()
         output.print_table(
-            ("DUE", "STATE", "BEGAN", ""), [(_time(f.due_at), f.state, f.began or "-", _note_of(f)) for f in firings]
+            ("DUE", "STATE", "BEGAN", ""), [(time_of(f.due_at), f.state, f.began or "-", _note_of(f)) for f in firings]
         )
 
 
@@ -178,7 +178,7 @@ def _fields(one: Schedule) -> dict[str, str]:
     if one.failures:
         fields["failures"] = f"{one.failures} in a row (pauses at {one.failures_max})"
     for number, at in enumerate(one.next_times):
-        fields["next" if number == 0 else " " * number] = _time(at)
+        fields["next" if number == 0 else " " * number] = time_of(at)
     return fields
 
 
@@ -187,7 +187,7 @@ def _note_of(firing: Firing) -> str:
     if firing.manual:
         notes.append("by hand")
     if firing.missed_since:
-        notes.append(f"for all since {_time(firing.missed_since)}")
+        notes.append(f"for all since {time_of(firing.missed_since)}")
     return "; ".join(notes)
 
 
@@ -196,14 +196,14 @@ def _when(one: Schedule) -> str:
 
     if one.cron:
         return one.cron if one.tz == "UTC" else f"{one.cron} {one.tz}"
-    return f"every {interval_of(one.every_s)}" if one.every_s else f"once at {_time(one.at)}"
+    return f"every {interval_of(one.every_s)}" if one.every_s else f"once at {time_of(one.at)}"
 
 
 def _what(one: Schedule) -> str:
     return str(one.what.get("goal") or f"{one.kind} {next(iter(one.what.values()), '')}").strip()
 
 
-def _time(at: datetime | None) -> str:
+def time_of(at: datetime | None) -> str:
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -211,21 +211,21 @@ def _time(at: datetime | None) -> str:
 def pause(session: Session, schedule: ScheduleName, agent: OfAgent = None) -> None:
     """Begin nothing of a schedule until it is resumed. What was begun goes on."""
     one = session.tenure.schedules.pause(schedule, agent)
-    _told(session, one, f"{one.name} is paused.")
+    told(session, one, f"{one.name} is paused.")
 
 
 @command(schedule_app, "resume")
 def resume(session: Session, schedule: ScheduleName, agent: OfAgent = None) -> None:
     """Let a paused schedule go on. Due times of the pause are not made up for."""
     one = session.tenure.schedules.resume(schedule, agent)
-    _told(session, one, f"{one.name} goes on; next at {_time(one.next_at)}.")
+    told(session, one, f"{one.name} goes on; next at {time_of(one.next_at)}.")
 
 
 @command(schedule_app, "run")
 def run(session: Session, schedule: ScheduleName, agent: OfAgent = None) -> int:
     """Begin it now, whatever goes on. Its due times stay as they are."""
     firing = session.tenure.schedules.run(schedule, agent)
-    _told(session, firing, firing.began or f"It could not be begun: {firing.told}")
+    told(session, firing, firing.began or f"It could not be begun: {firing.told}")
     return 0 if firing.began else 1
 
 
@@ -233,10 +233,10 @@ def run(session: Session, schedule: ScheduleName, agent: OfAgent = None) -> int:
 def delete(session: Session, schedule: ScheduleName, agent: OfAgent = None) -> None:
     """Delete a schedule and its history. What it began goes on."""
     session.tenure.schedules.delete(schedule, agent)
-    _told(session, {"deleted": schedule}, f"The schedule {schedule} is deleted.")
+    told(session, {"deleted": schedule}, f"The schedule {schedule} is deleted.")
 
 
-def _told(session: Session, value: Any, text: str) -> None:
+def told(session: Session, value: Any, text: str) -> None:
     if session.json:
         output.print_json(value)
     else:
