@@ -289,6 +289,8 @@ async def test_an_office_may_use_its_own_data_and_speak(api: Api, door: Path) ->
         ("GET", "/v1/inbox", None),
         ("POST", "/v1/schedules", {"agent": "analyst", "name": "s", "every_s": 600, "what": {"goal": "g"}}),
         ("GET", "/v1/schedules", None),
+        ("POST", "/v1/webhooks", {"agent": "analyst", "name": "w"}),
+        ("GET", "/v1/webhooks", None),
         ("GET", "/v1/questions", None),
         ("GET", "/v1/costs?agent=analyst", None),
         ("POST", "/v1/inbox", {"subject": "s", "agent": "other"}),

@@ -36,7 +36,7 @@ from tenure.data.shared.store import DatabaseStore
 from tenure.data.webhooks.hooks import Webhooks, utc_now
 from tenure.data.webhooks.kept import KeptSecrets
 from tenure.data.webhooks.receiver import Receiver
-from tenure.data.webhooks.spool import Spool
+from tenure.data.webhooks.spool import Spool as DeliverySpool
 from tenure.data.webhooks.store import HookStore
 from tenure.database.connect import ControlDatabase
 from tenure.faultpoints import arm_from_environment
@@ -201,7 +201,9 @@ async def build(ground: Ground) -> AsyncGenerator[Built]:
         schedules = Schedules(ScheduleStore(database), Actions(GoalAction(runs, brains)))
         webhooks = Webhooks(
             HookStore(database),
-            Receiver(offices.database, await asyncio.to_thread(Spool, settings.home / "webhooks"), leave, utc_now),
+            Receiver(
+                offices.database, await asyncio.to_thread(DeliverySpool, settings.home / "webhooks"), leave, utc_now
+            ),
             KeptSecrets(settings.keys_dir / "webhooks"),
         )
         offices.on_deleted(webhooks.forget)
