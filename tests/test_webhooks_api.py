@@ -36,7 +36,9 @@ async def test_webhooks_that_make_no_sense_are_refused(
     api: Api, change: dict[str, Any], status: int, code: str
 ) -> None:
     async with api.client() as owner:
-        answer = await owner.post("/v1/webhooks", content=json.dumps(BODY | change))
+        answer = await owner.post(
+            "/v1/webhooks", content=json.dumps(BODY | change), headers={"content-type": "application/json"}
+        )
     assert (answer.status_code, error_of(answer)["code"]) == (status, code), answer.text
 
 
