@@ -28,13 +28,13 @@ from tenure.data.database import OfficeDatabase
 from tenure.data.webhooks import receiver as receiving
 from tenure.data.webhooks import spool as spooling
 from tenure.data.webhooks.hooks import OLD_SECRET_S, Webhooks
-from tenure.data.webhooks.kept import KeptSecrets
 from tenure.data.webhooks.receiver import Outcome, Receiver
 from tenure.data.webhooks.spool import Spool
 from tenure.data.webhooks.store import Hook, HookStore
 from tenure.database import ControlDatabase
 from tenure.errors import AlreadyExists, DatabaseError, DiskFull, InvalidArgument, NotFound
 from tenure.postgres.cluster import ClusterState
+from tenure.secrets.kept import KeptSecrets
 from tenure.server.gateway import hooks as gate
 from tenure.server.gateway.hooks import with_hooks
 from tenure.server.gateway.preview import Previews

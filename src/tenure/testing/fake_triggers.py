@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tenure.data.webhooks.delivery import Delivery
 from tenure.data.webhooks.hooks import Webhooks, utc_now
-from tenure.data.webhooks.kept import KeptSecrets
 from tenure.data.webhooks.receiver import Receiver
 from tenure.data.webhooks.spool import Spool
 from tenure.data.webhooks.store import Counts, Hook
 from tenure.errors import AlreadyExists, DiskFull, NotFound
 from tenure.faultpoints import reach
+from tenure.secrets.kept import KeptSecrets
 from tenure.server.services import Triggers
 from tenure.triggers.actions import Actions
 from tenure.triggers.goals import Brains, GoalAction, Runs

@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tenure.data.webhooks import delivery as sql
-from tenure.data.webhooks.kept import KeptSecrets
 from tenure.data.webhooks.receiver import Outcome, Receiver
 from tenure.data.webhooks.signatures import check_scheme, check_secret, new_secret, sign
 from tenure.data.webhooks.store import Hook, Hooks
 from tenure.errors import Conflict, DatabaseError, InvalidArgument, NotFound, TenureError
 from tenure.names import check_name
 from tenure.postgres.client import INVALID_SCHEMA_NAME, UNDEFINED_TABLE
+from tenure.secrets.kept import KeptSecrets
 
 HOOKS_MAX = 100
 """Of one agent."""
