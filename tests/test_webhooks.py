@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ import pytest_asyncio
 
 from databases import needs_root, office_database
 from fixtures.api import TOKENS
+from tenure.brains.tools import OfficeTools
 from tenure.data.database import OfficeDatabase
 from tenure.data.webhooks import receiver as receiving
 from tenure.data.webhooks import spool as spooling
@@ -40,6 +42,8 @@ from tenure.server.gateway.hooks import with_hooks
 from tenure.server.gateway.preview import Previews
 from tenure.server.listeners import listen
 from tenure.testing.fake_triggers import FakeHookStore
+from tenure.work.thoughts import CallResult
+from tenure.work.toolbox import CallOrder
 
 pytest_plugins = ("fixtures.server",)
 pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
@@ -388,6 +392,34 @@ async def test_what_makes_no_sense_is_refused(post: Post) -> None:
     assert (await post.hooks.at(moved.address)) == moved
     with pytest.raises(AlreadyExists):
         await post.made(signature="none")
+
+
+async def test_a_brain_reads_what_came_with_its_tool(post: Post) -> None:
+    hook, _ = await post.made(signature="none")
+    await post.hooks.receive(hook, {"webhook-id": "a"}, b'{"n": 17}')
+    post.clock.now += timedelta(seconds=1)
+    await post.hooks.receive(hook, {"webhook-id": "b", "x-a": "b"}, b"\x00 no JSON")
+    (latest, _) = await post.hooks.deliveries(hook)
+
+    async def sql(agent: str, statement: str, *, rows_max: int, read_only: bool) -> Any:
+        assert agent == "analyst"
+        return await post.database.execute(statement, rows_max=rows_max, read_only=read_only)
+
+    async def told(**arguments: Any) -> str:
+        order = CallOrder("analyst", "", "n", "k", "webhook_deliveries", arguments, fresh=True)
+        result = await OfficeTools().call(SimpleNamespace(sql=sql), order)  # type: ignore[arg-type]
+        assert isinstance(result, CallResult)
+        assert result.ok, result
+        return result.output
+
+    both = await told()
+    assert both.index("no JSON") < both.index('{"n": 17}')
+    assert "17" not in await told(limit=1)
+    assert "17" not in (one := await told(hook="orders", delivery=latest["id"]))
+    assert '"x-a": "b"' in one.replace("\\", "")
+    assert "no such deliveries" in await told(hook="'; drop schema webhooks; --")
+    await post.database.execute("drop schema webhooks cascade")
+    assert "Nothing was ever sent" in await told()
 
 
 async def test_rows_of_hooks_are_kept_in_the_control_database(control_dsn: str) -> None:

@@ -34,6 +34,7 @@ from tenure.data.s3.sources import Buckets
 from tenure.data.shared.databases import Databases
 from tenure.data.shared.store import DatabaseStore
 from tenure.data.webhooks.hooks import Webhooks, utc_now
+from tenure.data.webhooks.receiver import Receiver
 from tenure.data.webhooks.spool import Spool as DeliverySpool
 from tenure.data.webhooks.store import HookStore
 from tenure.database.connect import ControlDatabase

@@ -25,8 +25,8 @@ async def deliveries(call: Call, wanted: Deliveries) -> CallResult:
     which = [f"{name} = {quoted(value)}" for name, value in (("hook", wanted.hook), ("id", wanted.delivery)) if value]
     headers = "headers" if wanted.delivery else "null"
     statement = (
-        f"select id, hook, received_at, signature, octet_length(body), {headers}, "
-        f"left(coalesce(json::text, encode(body, 'escape')), {BODY_CHARS_SHOWN}) from {TABLE} "
+        f"select id, hook, received_at, signature, length(body), {headers}, "
+        f"substr(coalesce(cast(json as text), encode(body, 'escape')), 1, {BODY_CHARS_SHOWN}) from {TABLE} "
         f"{'where ' + ' and '.join(which) if which else ''} order by received_at desc limit {wanted.limit}"
     )
     try:
@@ -47,7 +47,7 @@ async def deliveries(call: Call, wanted: Deliveries) -> CallResult:
 TOOLS = (
     Tool(
         "webhook_deliveries",
-        f"What others sent to this agent's webhooks. (They are rows of {TABLE} in its database.)",
+        f"What others sent to this agent's webhooks: rows of {TABLE} in its database.",
         Deliveries,
         deliveries,
         reads=True,
