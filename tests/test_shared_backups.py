@@ -80,6 +80,10 @@ async def test_now_can_be_restored_though_nothing_happened_since(sales: Shop) ->
 async def test_a_moment_that_is_not_covered_is_refused_and_nothing_is_left(sales: Shop) -> None:
     with pytest.raises(InvalidArgument, match="There is no backup from which"):
         await sales.databases.restore_to("sales", datetime.now(UTC) - timedelta(days=1), "early")
+    plan = (await sales.databases.get("sales")).backup
+    assert plan is not None
+    with pytest.raises(InvalidArgument, match="There is no backup from which"):  # a moment before the base was copied
+        await sales.databases.restore_to("sales", moments.read(plan.line) + timedelta(milliseconds=1), "early")
     with pytest.raises(InvalidArgument, match="not come yet"):
         await sales.databases.restore_to("sales", datetime.now(UTC) + timedelta(days=1), "late")
     await sales.databases.create("plain", {})
