@@ -29,7 +29,7 @@ from tenure.offices.door import door as door_module
 from tenure.offices.door.door import Door, parse_job_status
 from tenure.offices.door.frames import EXIT, STARTED, STDOUT, frame
 from tenure.offices.door.session import DialledReader, Session, read_frame
-from tenure.secrets.egress.exchange import _end_to_end  # pyright: ignore[reportPrivateUsage]
+from tenure.secrets.egress.exchange import end_to_end
 from tenure.server.api.inbox import OFFICE_UNREAD_MAX
 from tenure.server.gates import BODY_BYTES_MAX
 from tenure.server.listeners import OFFICE_CONNECTIONS_MAX, PIPELINED_MAX, Pace
@@ -380,7 +380,7 @@ def test_a_request_leaves_with_one_length_only() -> None:
     )
     request = reading.next_event()
     assert isinstance(request, h11.Request)
-    assert _end_to_end(request.headers, request=True) == [(b"transfer-encoding", b"chunked")]
+    assert end_to_end(request.headers, request=True) == [(b"transfer-encoding", b"chunked")]
 
 
 # --- its own machine -----------------------------------------------------------------------------------------------------
