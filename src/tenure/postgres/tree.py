@@ -62,7 +62,7 @@ def ensure_tree(settings: Settings) -> PostgresTree:
     read the tree.
     """
     tree = PostgresTree(settings.postgres_tree)
-    wanted = _wheel_version()
+    wanted = wanted_version()
     if tree.version != wanted:
         settings.home.mkdir(parents=True, exist_ok=True)
         with _locked(settings.home / "postgresql.lock"):
@@ -87,7 +87,8 @@ def open_way(settings: Settings, directory: Path) -> None:
             )
 
 
-def _wheel_version() -> str:
+def wanted_version() -> str:
+    """Of the tree that this installation would copy. Raises `SetupError` without the wheel."""
     try:
         return f"{WHEEL} {importlib.metadata.version(WHEEL)}, extensions {extensions.DIGEST}"
     except importlib.metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tenure.postgres.tree import WHEEL, PostgresTree, ensure_tree
+from tenure.postgres.tree import WHEEL, PostgresTree, ensure_tree, wanted_version
 from tenure.settings import Settings
 from tenure.setup import image, keys, officed, packages, pool
 from tenure.setup.progress import SetupProgress
@@ -43,11 +43,10 @@ def _make_home(settings: Settings, _: SetupProgress) -> None:
 
 
 def plan_postgres(settings: Settings) -> str | None:
-    """None when PostgreSQL's copy is of the installed wheel's version."""
-    wanted = f"{WHEEL} {importlib.metadata.version(WHEEL)}"
-    if PostgresTree(settings.postgres_tree).version == wanted:
+    """None when PostgreSQL's copy is what this installation would copy."""
+    if PostgresTree(settings.postgres_tree).version == wanted_version():
         return None
-    return f"copy PostgreSQL ({wanted}) to {settings.postgres_tree}"
+    return f"copy PostgreSQL ({WHEEL} {importlib.metadata.version(WHEEL)}) to {settings.postgres_tree}"
 
 
 def _plan_image(settings: Settings) -> str | None:
