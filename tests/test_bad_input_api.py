@@ -30,6 +30,7 @@ from tenure.server.services import Gateway, Services
 from tenure.settings import Settings
 from tenure.testing.fake_access_keys import access_keys_of
 from tenure.testing.fake_brains import FakeBrains
+from tenure.testing.fake_buckets import FakeBuckets
 from tenure.testing.fake_connections import fake_connections
 from tenure.testing.fake_databases import FakeDatabases
 from tenure.testing.fake_exports import FakeArchiving, exports_of
@@ -314,6 +315,7 @@ class Target:
             FileSignals(Path(self.told.name)),
             FakeBrains(),
             FakeDatabases(),
+            FakeBuckets(offices),
             triggers_of(FakeRuns(), FakeBrains()),
             access_keys_of(offices),
             FakeLoads(offices),

@@ -370,7 +370,10 @@ async def test_what_the_host_holds_against_a_sandbox_holds_after_sleep(sleeper: 
     async def note(sandbox_id: str, held_bytes: int) -> None:
         ended.append(sandbox_id)
 
-    guarding = asyncio.create_task(MemoryGuard(sleeper.driver, note).run())
+    async def run_inside(sandbox_id: str, script: str) -> str:
+        return await sleeper.run(script)
+
+    guarding = asyncio.create_task(MemoryGuard(sleeper.driver, run_inside, note).run())
     for sleeps in (False, True):
         if sleeps:
             await sleeper.sleep()

@@ -98,7 +98,10 @@ async def ended(pair: Pair) -> AsyncIterator[list[tuple[str, int]]]:
     async def note(sandbox_id: str, held_bytes: int) -> None:
         found.append((sandbox_id, held_bytes))
 
-    guarding = asyncio.create_task(MemoryGuard(pair.driver, note).run())
+    async def run_inside(sandbox_id: str, script: str) -> str:
+        return await pair.bad.output(script)
+
+    guarding = asyncio.create_task(MemoryGuard(pair.driver, run_inside, note).run())
     yield found
     guarding.cancel()
 

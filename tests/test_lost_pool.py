@@ -201,7 +201,7 @@ async def test_nothing_is_stored_where_nobody_would_find_it(tmp_path: Path) -> N
         yield b"x"
 
     objects = ObjectStore(tmp_path / "volumes/analyst/objects")
-    with pytest.raises(VolumeError, match="no office"):
+    with pytest.raises(VolumeError, match="There is no volume"):
         await objects.put("bucket", "name", chunks())
     with pytest.raises(VolumeError, match="no office"):
         await objects.create_bucket("bucket")

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tenure.offices.sandboxes.memory_guard import (
     GROWTH_BYTES_PER_S,
+    LEAST_BYTES,
     LOOK_S_MAX,
     LOOK_S_MIN,
+    PAGE_BYTES,
     SETTLE_S,
     MemoryGuard,
     next_look_s,
@@ -39,16 +41,18 @@ class Offices(ProcessSandbox):
         self.looks.append(sandbox_id)
         return self.left[sandbox_id]
 
-    async def kill_largest(self, sandbox_id: str, *, least_bytes: int) -> int | None:
+    async def run_inside(self, sandbox_id: str, script: str) -> str:
+        """The script is tried in test_isolation.py."""
+        assert str(LEAST_BYTES // PAGE_BYTES) in script
         self.killed.append(sandbox_id)
-        return self.largest if self.largest >= least_bytes else None
+        return f"{self.largest}\n" if self.largest >= LEAST_BYTES else ""
 
 
 class Stage:
     def __init__(self, directory: Path) -> None:
         self.offices, self.now_s = Offices(directory), 1000.0
         self.told: list[tuple[str, int]] = []
-        self.guard = MemoryGuard(self.offices, self._note, clock=lambda: self.now_s)
+        self.guard = MemoryGuard(self.offices, self.offices.run_inside, self._note, clock=lambda: self.now_s)
 
     async def _note(self, sandbox_id: str, held_bytes: int) -> None:
         self.told.append((sandbox_id, held_bytes))

@@ -176,6 +176,6 @@ async def test_the_hands_of_workers_keep_their_contract(live: Live) -> None:
     agent = await asyncio.to_thread(live.agent, "hands")
     nobody = wire.BrainRequest(models=["openai:nobody"], base_url="http://127.0.0.1:1/v1")
     await asyncio.to_thread(agent.set_brain, nobody)
-    held = await check_hands(HttpHands(Endpoint.find(live.settings)), agent.name)
+    held = await check_hands(HttpHands.from_settings(live.settings), agent.name)
     assert len(held) == len(CHECKS) + len(DISRUPTIVE_CHECKS)
     await asyncio.to_thread(agent.delete)

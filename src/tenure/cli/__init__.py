@@ -17,18 +17,24 @@ from __future__ import annotations
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""The exit code of a shell's child that Ctrl-C ended."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line (`sys.argv` by default) and returns its exit code, see docs/exit-codes.md."""
-    import signal
-    import sys
+    try:
+        import signal
+        import sys
 
-    from tenure.cli.failures import guarded
+        from tenure.cli.failures import guarded
 
-    words = sys.argv[1:] if argv is None else argv
-    code = guarded(words, lambda: _run(words))
-    if argv is None:  # one more Ctrl-C while the interpreter ends must not take the exit code's place
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        words = sys.argv[1:] if argv is None else argv
+        code = guarded(words, lambda: _run(words))
+        if argv is None:  # one more Ctrl-C while the interpreter ends must not take the exit code's place
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # before or after it is guarded
+        return INTERRUPTED
     return code
 
 
