@@ -203,7 +203,7 @@ async def test_nothing_is_stored_where_nobody_would_find_it(tmp_path: Path) -> N
     objects = ObjectStore(tmp_path / "volumes/analyst/objects")
     with pytest.raises(VolumeError, match="There is no volume"):
         await objects.put("bucket", "name", chunks())
-    with pytest.raises(VolumeError, match="no office"):
+    with pytest.raises(VolumeError, match="There is no volume"):
         await objects.create_bucket("bucket")
     with pytest.raises(FileNotFoundError):
         images.begin(tmp_path / "memory/analyst")
